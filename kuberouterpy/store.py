@@ -1,0 +1,286 @@
+"""Facts, held once for all controllers, with the indexes they ask by.
+
+``apply(event)`` returns what really changed: equal records give no Change, so heartbeats end here. Only the loop's thread
+calls it. An index is a name and a function from a record to its values; tables keep them current.
+
+Cost: an event costs its own record and its index values, never the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import Any, Final, Generic, TypeVar, cast
+
+from msgspec import Struct
+
+from kuberouterpy.cluster import (
+    BestPath,
+    Delete,
+    EndpointSlice,
+    Event,
+    Kind,
+    Link,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Pod,
+    Record,
+    Ref,
+    Rejection,
+    Replace,
+    Service,
+    Upsert,
+)
+from kuberouterpy.labels import Operator, PodSelector, Selector
+
+R = TypeVar("R", bound=Record)
+
+
+class Change(Struct, frozen=True):
+    """One record before and after; exactly one of them may be ``None``."""
+
+    before: Record | None
+    after: Record | None
+
+    @property
+    def record(self) -> Record:
+        """The newer of the two."""
+        record = self.after if self.after is not None else self.before
+        assert record is not None
+        return record
+
+    @property
+    def kind(self) -> Kind:
+        """Kind of the record."""
+        return type(self.record)
+
+    @property
+    def ref(self) -> Ref:
+        """Identity of the record."""
+        return self.record.ref
+
+
+class Table(Generic[R]):
+    """Records of one kind by identity, and by every declared index."""
+
+    def __init__(self, indexes: Mapping[str, Callable[[R], Iterable[Hashable]]] | None = None) -> None:
+        self._records: dict[Ref, R] = {}
+        self._values = dict(indexes or {})
+        self._indexes: dict[str, dict[Hashable, dict[Ref, R]]] = {name: {} for name in self._values}
+
+    def get(self, ref: Ref) -> R | None:
+        """Return the record, or ``None``."""
+        return self._records.get(ref)
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self._records.values())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def refs(self) -> Iterable[Ref]:
+        """Return the identities of all records."""
+        return self._records.keys()
+
+    def by(self, index: str, value: Hashable) -> Iterable[R]:
+        """Return the records that an index lists under ``value``."""
+        return self._indexes[index].get(value, {}).values()
+
+    def values(self, index: str) -> Iterable[Hashable]:
+        """Return every value an index knows."""
+        return self._indexes[index].keys()
+
+    def count(self, index: str, value: Hashable) -> int:
+        """Return how many records an index lists under ``value``."""
+        return len(self._indexes[index].get(value, ()))
+
+    def put(self, record: R) -> Change | None:
+        """Keep ``record``; return the change, or ``None`` where it equals what is known."""
+        before = self._records.get(record.ref)
+        if before == record:
+            return None
+        if before is not None:
+            self._forget(before)
+        self._records[record.ref] = record
+        for name, values in self._values.items():
+            for value in values(record):
+                self._indexes[name].setdefault(value, {})[record.ref] = record
+        return Change(before, record)
+
+    def drop(self, ref: Ref) -> Change | None:
+        """Forget a record; return the change, or ``None`` where it is not known."""
+        before = self._records.pop(ref, None)
+        if before is None:
+            return None
+        self._forget(before)
+        return Change(before, None)
+
+    def _forget(self, record: R) -> None:
+        for name, values in self._values.items():
+            index = self._indexes[name]
+            for value in values(record):
+                bucket = index.get(value)
+                if bucket is not None:
+                    bucket.pop(record.ref, None)
+                    if not bucket:
+                        del index[value]
+
+
+class Store:
+    """All facts. Attributes are tables; methods are the questions controllers ask."""
+
+    def __init__(self, expected: Iterable[Kind] = ()) -> None:
+        """``expected``: kinds that must have been listed once before anything may be written."""
+        self._missing: set[Kind] = set(expected)
+        self.rejections: dict[tuple[Kind, Ref], Rejection] = {}
+        """Objects of the API that could not be used, until a good one replaces them."""
+        self.services: Final = Table[Service]()
+        self.slices: Final = Table[EndpointSlice]({"service": lambda one: (one.service,) if one.service else ()})
+        self.pods: Final = Table[Pod](
+            {
+                "namespace": lambda pod: (pod.ref.namespace,),
+                "node": lambda pod: (pod.node,),
+                "address": lambda pod: () if pod.host_network else pod.addresses,
+                "label": lambda pod: pod.labels.items(),
+            }
+        )
+        self.namespaces: Final = Table[Namespace]({"label": lambda one: one.labels.items()})
+        self.nodes: Final = Table[Node]({"address": lambda node: (one.address for one in node.addresses)})
+        self.policies: Final = Table[NetworkPolicy](
+            {"namespace": lambda policy: (policy.ref.namespace,), "selector": selectors_of}
+        )
+        self.paths: Final = Table[BestPath]({"next_hop": lambda path: path.next_hops})
+        self.links: Final = Table[Link]()
+        self._tables: Final[dict[Kind, Table[Any]]] = {
+            Service: self.services,
+            EndpointSlice: self.slices,
+            Pod: self.pods,
+            Namespace: self.namespaces,
+            Node: self.nodes,
+            NetworkPolicy: self.policies,
+            BestPath: self.paths,
+            Link: self.links,
+        }
+
+    @property
+    def synced(self) -> bool:
+        """Whether every expected kind has been listed once."""
+        return not self._missing
+
+    @property
+    def waiting_for(self) -> tuple[str, ...]:
+        """Names of the kinds not yet listed."""
+        return tuple(sorted(kind.__name__ for kind in self._missing))
+
+    def table(self, kind: Kind) -> Table[Any]:
+        """Return the table of a kind."""
+        return self._tables[kind]
+
+    def apply(self, event: Event) -> list[Change]:
+        """Take an event in; return what really changed."""
+        match event:
+            case Upsert(record):
+                self.rejections.pop((type(record), record.ref), None)
+                return _some(self._tables[type(record)].put(record))
+            case Delete(kind, ref):
+                self.rejections.pop((kind, ref), None)
+                return _some(self._tables[kind].drop(ref))
+            case Rejection(kind, ref):
+                self.rejections[kind, ref] = event
+                return []
+            case Replace():
+                return self._replace(event)
+            case _:
+                return []
+
+    def _replace(self, event: Replace) -> list[Change]:
+        table = self._tables[event.kind]
+        self._missing.discard(event.kind)
+        for known in [key for key in self.rejections if key[0] is event.kind]:
+            del self.rejections[known]
+        for rejection in event.rejected:
+            self.rejections[event.kind, rejection.ref] = rejection
+        kept = {record.ref for record in event.records} | {rejection.ref for rejection in event.rejected}
+        dropped = [table.drop(ref) for ref in [ref for ref in table.refs() if ref not in kept]]
+        return _some(*dropped, *map(table.put, event.records))
+
+    # --- questions -----------------------------------------------------------------------------------------------
+
+    def slices_of(self, service: Ref) -> Iterable[EndpointSlice]:
+        """Return the slices of a Service, of both families."""
+        return self.slices.by("service", service)
+
+    def pods_in(self, namespace: str) -> Iterable[Pod]:
+        """Return the pods of a namespace."""
+        return self.pods.by("namespace", namespace)
+
+    def pods_on(self, node: str) -> Iterable[Pod]:
+        """Return the pods of a node."""
+        return self.pods.by("node", node)
+
+    def pods_matching(self, selector: PodSelector) -> Iterator[Pod]:
+        """Yield the pods a selector means now, whatever their address or phase."""
+        if selector.namespaces is None:
+            yield from self._matching_in(selector.namespace, selector.pods)
+            return
+        if selector.namespaces.terms:
+            for namespace in self.namespaces_matching(selector.namespaces):
+                yield from self._matching_in(namespace.ref.name, selector.pods)
+            return
+        for pod in self._candidates(selector.pods, self.pods):
+            # A pod whose namespace has not arrived would match NotIn for want of labels: it waits for it (row 49).
+            if self.namespaces.get(Ref("", pod.ref.namespace)) is not None and selector.pods.matches(pod.labels):
+                yield pod
+
+    def namespaces_matching(self, selector: Selector) -> Iterator[Namespace]:
+        """Yield the namespaces whose labels match."""
+        return (one for one in self._candidates(selector, self.namespaces) if selector.matches(one.labels))
+
+    def matches(self, selector: PodSelector, pod: Pod) -> bool:
+        """Return whether ``selector`` means ``pod`` now."""
+        if selector.namespaces is None:
+            return selector.namespace == pod.ref.namespace and selector.pods.matches(pod.labels)
+        namespace = self.namespaces.get(Ref("", pod.ref.namespace))
+        return (
+            namespace is not None
+            and selector.namespaces.matches(namespace.labels)
+            and selector.pods.matches(pod.labels)
+        )
+
+    def policies_in(self, namespace: str) -> Iterable[NetworkPolicy]:
+        """Return the policies of a namespace."""
+        return self.policies.by("namespace", namespace)
+
+    def policies_using(self, selector: PodSelector) -> Iterable[NetworkPolicy]:
+        """Return the policies that have ``selector`` among their peers."""
+        return self.policies.by("selector", selector)
+
+    def _matching_in(self, namespace: str, selector: Selector) -> Iterator[Pod]:
+        # The smaller of two buckets: a label can be rarer than a namespace, or the other way round.
+        inside = self.pods.by("namespace", namespace)
+        bucket = self._narrowest(selector, self.pods)
+        if bucket is None or self.pods.count("label", bucket) > self.pods.count("namespace", namespace):
+            return (pod for pod in inside if selector.matches(pod.labels))
+        pods = self.pods.by("label", bucket)
+        return (pod for pod in pods if pod.ref.namespace == namespace and selector.matches(pod.labels))
+
+    def _candidates(self, selector: Selector, table: Table[R]) -> Iterable[R]:
+        value = self._narrowest(selector, table)
+        return table if value is None else table.by("label", value)
+
+    @staticmethod
+    def _narrowest(selector: Selector, table: Table[Any]) -> tuple[str, str] | None:
+        equals = [
+            (one.key, one.values[0]) for one in selector.terms if one.operator is Operator.IN and len(one.values) == 1
+        ]
+        return min(equals, key=lambda value: table.count("label", value), default=None)
+
+
+def selectors_of(policy: NetworkPolicy) -> frozenset[PodSelector]:
+    """Return every pod selector among a policy's peers."""
+    rules = (*(policy.ingress or ()), *(policy.egress or ()))
+    return frozenset(peer for rule in rules for peer in rule.peers if isinstance(peer, PodSelector))
+
+
+def _some(*changes: Change | None) -> list[Change]:
+    return cast("list[Change]", [change for change in changes if change is not None])
