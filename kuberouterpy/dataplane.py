@@ -445,6 +445,9 @@ class Neighbor(Struct, frozen=True):
     password: str = ""
     """TCP MD5; never printed, never logged."""
 
+    def __repr__(self) -> str:
+        return f"Neighbor({self.key.address}, asn={self.asn})"
+
 
 class PrefixMatch(Struct, frozen=True, order=True):
     """Prefixes inside ``prefix`` whose length is in ``[low, high]``."""

@@ -1,0 +1,473 @@
+"""The loop: one thread takes events in, recomputes the owners they touch, and applies what differs.
+
+``step(now)`` is the whole of it: drain the inbox, recompute, apply, say when to come back. Sources are threads that only
+put events here. Drivers block the loop, and that blocking *is* the batching: whatever arrives meanwhile is taken in at once
+by the next step, and an owner named by fifty events is computed once. One exception: a driver with a *lane* (GoBGP) runs
+in a thread of its own and answers by an event, so that a hung sidecar never delays the kernel.
+
+Nothing is listed or written before every expected kind of fact has been listed once. Nothing is deleted on incomplete
+knowledge: :data:`NEEDS` names the facts without which a kind is never deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Final, NamedTuple
+
+from kuberouterpy import __version__
+from kuberouterpy.cluster import (
+    BestPath,
+    Event,
+    Kind,
+    Link,
+    Node,
+    Reachable,
+    Ref,
+    Rejection,
+    Replace,
+    Restarted,
+    Unreachable,
+)
+from kuberouterpy.config import Config
+from kuberouterpy.controller import Controller
+from kuberouterpy.dataplane import KINDS, Key, ObjectKind, Op, Owner, Route
+from kuberouterpy.drivers import Driver
+from kuberouterpy.errors import DriverError
+from kuberouterpy.host import Host, describe
+from kuberouterpy.lane import Lane, LaneResult
+from kuberouterpy.log import event as log_event
+from kuberouterpy.status import FailingKey, SourceStatus, Status
+from kuberouterpy.store import Change, Store
+from kuberouterpy.text import kind_of, name_of
+from kuberouterpy.tracker import Batch, Drift, Group, Tracker
+
+NEEDS: Final[Mapping[ObjectKind, Kind]] = {Route: BestPath}
+"""Objects of the first kind are never deleted before the second kind of fact has been listed: at start the kernel still
+holds the routes of our last life, and GoBGP may come later."""
+
+RELIST_S: Final = 1.0
+"""Wait before a driver is listed again after a failure; it doubles up to the resync period."""
+JITTER: Final = 0.1
+"""Part of a resync period that is random, so that nodes and drivers do not list in step."""
+
+_MOST: Final = 20
+"""A status names so many of a kind of trouble and counts the rest."""
+
+_log = logging.getLogger("kuberouterpy.loop")
+
+
+class Ask(NamedTuple):
+    """A question to the loop from another thread: ``answer`` runs on the loop's thread, its result goes to ``reply``."""
+
+    answer: Callable[[Loop], object]
+    reply: queue.SimpleQueue[object]
+
+
+Message = Event | LaneResult | Ask | None
+
+
+class Programmed:
+    """One driver with its place in the order, when to list it, and its lane if it has one."""
+
+    def __init__(self, driver: Driver, *, period_s: float, lane: Lane | None = None) -> None:
+        self.driver = driver
+        self.period_s = period_s
+        self.lane = lane
+        self.listed = False
+        """Has answered a listing since it (re)started; before that nothing is applied."""
+        self.list_at = 0.0
+        self.failures = 0
+        self.busy = 0
+        """Calls of the lane that have not come back."""
+
+    @property
+    def name(self) -> str:
+        """The driver's name."""
+        return self.driver.name
+
+    def resync_in(self, now: float) -> None:
+        """Set the time of the next listing after one that worked."""
+        self.failures = 0
+        self.list_at = now + self.period_s * (1 + JITTER * random.random())
+
+    def relist_soon(self, now: float) -> None:
+        """List again soon after something failed; each further failure waits longer."""
+        wait = min(RELIST_S * 2.0**self.failures, self.period_s)
+        self.failures += 1
+        self.list_at = min(self.list_at, now + wait) if self.listed else now + wait
+
+
+class Loop:
+    """State that outlives a step. Only the thread that calls :meth:`step` touches it."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        controllers: Sequence[Controller],
+        drivers: Sequence[Programmed],
+        expected: Collection[Kind],
+        on_rejection: Callable[[Rejection], None] = lambda _: None,
+    ) -> None:
+        self.config = config
+        self.controllers = {controller.name: controller for controller in controllers}
+        self.drivers = tuple(drivers)
+        self.store = Store(expected)
+        self.host: Host = describe(self.store, config)
+        self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._driver_of: dict[Group, Programmed] = {}
+        self.tracker = Tracker(tuple(self._groups()))
+        self.notes: dict[Owner, tuple[object, ...]] = {}
+        self._dirty: dict[Owner, None] = {}
+        self._on_rejection = on_rejection
+        self._host_dirty = False
+        self._all_dirty = True
+        self._heard: set[Kind] = set()
+        self._sources: dict[str, tuple[bool, str, float]] = {}
+        self._bugs: dict[Owner, str] = {}
+        self._drift: dict[str, int] = {}
+        self._started: float | None = None
+        self._last_change: tuple[float, float] | None = None
+        self._failing_steps = 0
+        self.status = Status(node=config.node_name, version=__version__)
+
+    def _groups(self) -> Iterable[Group]:
+        """Cut KINDS into runs that belong to one driver: each run is one call of it."""
+        kinds = {kind: programmed for programmed in self.drivers for kind in programmed.driver.kinds}
+        run: list[ObjectKind] = []
+        for kind in KINDS:
+            if run and kinds.get(kind) is not kinds.get(run[0]):
+                yield self._group(run, kinds)
+                run = []
+            if kind in kinds:
+                run.append(kind)
+        if run:
+            yield self._group(run, kinds)
+
+    def _group(self, run: list[ObjectKind], kinds: Mapping[ObjectKind, Programmed]) -> Group:
+        group = tuple(run)
+        self._driver_of[group] = kinds[run[0]]
+        return group
+
+    # --- the thread ------------------------------------------------------------------------------------------------
+
+    def put(self, message: Message) -> None:
+        """Hand an event to the loop, from any thread. ``None`` only wakes it."""
+        self.inbox.put(message)
+
+    def run(self, stop: threading.Event) -> None:
+        """Step until ``stop`` is set; the caller wakes the loop with ``put(None)``."""
+        deadline = 0.0
+        while not stop.is_set():
+            first: list[Message] = []
+            with contextlib.suppress(queue.Empty):
+                first.append(self.inbox.get(timeout=max(0.0, deadline - time.monotonic())))
+            if not stop.is_set():
+                deadline = self.step(time.monotonic(), first)
+
+    def step(self, now: float, first: Sequence[Message] = ()) -> float:
+        """Take everything in, recompute, apply; return when to come back at the latest (monotonic seconds)."""
+        began = time.monotonic()
+        self._started = now if self._started is None else self._started
+        asked = self._drain(first, now)
+        applied = 0
+        if self.store.synced:
+            self._recompute()
+            self._list_due(now)
+            applied = self._apply(now)
+        if applied:
+            took_ms = (time.monotonic() - began) * 1000
+            self._last_change = (now, took_ms)
+            log_event(_log, logging.INFO, "applied", ops=applied, took_ms=round(took_ms, 1))
+        self._count_failing(applied)
+        self._publish(now)
+        for ask in asked:
+            self._answer(ask)
+        return self._next(now)
+
+    # --- in --------------------------------------------------------------------------------------------------------
+
+    def _drain(self, first: Sequence[Message], now: float) -> list[Ask]:
+        asked: list[Ask] = []
+        messages = list(first)
+        while not self.inbox.empty():
+            messages.append(self.inbox.get_nowait())
+        for message in messages:
+            match message:
+                case None:
+                    pass
+                case Ask():
+                    asked.append(message)
+                case LaneResult():
+                    self._land(message, now)
+                case _:
+                    self._take(message, now)
+        if self._host_dirty:
+            self._describe_host()
+        return asked
+
+    def _take(self, event: Event, now: float) -> None:
+        match event:
+            case Restarted(name):
+                self._restart(name, now)
+            case Unreachable(source, reason):
+                self._source(source, ok=False, reason=reason, now=now)
+            case Reachable(source):
+                self._source(source, ok=True, reason="", now=now)
+            case Rejection():
+                self._reject(event)
+            case Replace(kind, rejected=rejected):
+                self._heard.add(kind)
+                for rejection in rejected:
+                    self._reject(rejection)
+        for change in self.store.apply(event):
+            self._touch(change)
+
+    def _reject(self, rejection: Rejection) -> None:
+        if self.store.rejections.get((rejection.kind, rejection.ref)) == rejection:
+            return
+        log_event(
+            _log,
+            logging.WARNING,
+            "object-rejected",
+            kind=rejection.kind.__name__,
+            key=rejection.ref,
+            reason=rejection.reason,
+        )
+        self._on_rejection(rejection)
+
+    def _touch(self, change: Change) -> None:
+        if change.kind is Link or (change.kind is Node and change.ref == Ref("", self.config.node_name)):
+            self._host_dirty = True
+        if self._all_dirty:
+            return
+        for controller in self.controllers.values():
+            self._dirty.update(dict.fromkeys(controller.affected(change, self.store, self.host, self.config)))
+
+    def _describe_host(self) -> None:
+        self._host_dirty = False
+        host = describe(self.store, self.config)
+        if host != self.host:
+            self.host = host
+            self._all_dirty = True
+
+    def _source(self, name: str, *, ok: bool, reason: str, now: float) -> None:
+        known = self._sources.get(name)
+        if known is None or known[0] != ok:
+            level = logging.INFO if ok else logging.WARNING
+            log_event(_log, level, "source-reachable" if ok else "source-unreachable", kind=name, reason=reason or None)
+            self._sources[name] = (ok, reason, now)
+
+    def _restart(self, name: str, now: float) -> None:
+        log_event(_log, logging.INFO, "driver-restarted", kind=name)
+        for programmed in self.drivers:
+            if programmed.name == name:
+                programmed.listed = False
+                programmed.list_at = now
+                programmed.failures = 0
+
+    # --- recompute -------------------------------------------------------------------------------------------------
+
+    def _recompute(self) -> None:
+        if self._all_dirty:
+            self._all_dirty = False
+            self._dirty = dict.fromkeys(self._every_owner())
+        # Rebinding, not draining: a set that once held everything stays slow to walk (ARCHITECTURE 11.5).
+        dirty, self._dirty = self._dirty, {}
+        for owner in dirty:
+            self._compute(owner)
+
+    def _every_owner(self) -> Iterable[Owner]:
+        yield from list(self.tracker.owners())
+        for controller in self.controllers.values():
+            yield from controller.owners(self.store, self.host, self.config)
+
+    def _compute(self, owner: Owner) -> None:
+        controller = self.controllers.get(owner.controller)
+        if controller is None:
+            return
+        try:
+            desired = controller.desired(owner, self.store, self.host, self.config)
+        except Exception as bug:  # the one place: a bug in one owner must not stop the node
+            if self._bugs.get(owner) != repr(bug):
+                self._bugs[owner] = repr(bug)
+                _log.exception("compute-failed", extra={"fields": {"owner": owner, "reason": "keeps its last objects"}})
+            return
+        self._bugs.pop(owner, None)
+        self.tracker.replace(owner, desired.objects)
+        if desired.notes:
+            self.notes[owner] = desired.notes
+        else:
+            self.notes.pop(owner, None)
+
+    # --- out -------------------------------------------------------------------------------------------------------
+
+    def _list_due(self, now: float) -> None:
+        for programmed in self.drivers:
+            if programmed.list_at > now or programmed.busy:
+                continue
+            if programmed.lane is not None:
+                programmed.busy += 1
+                programmed.lane.list()
+                continue
+            try:
+                listing = programmed.driver.list()
+            except DriverError as error:
+                self._listing_failed(programmed, error, now)
+            else:
+                self._listed(programmed, listing, now)
+
+    def _listing_failed(self, programmed: Programmed, error: DriverError, now: float) -> None:
+        programmed.relist_soon(now)
+        self._source(programmed.name, ok=False, reason=str(error), now=now)
+
+    def _listed(self, programmed: Programmed, listing: Mapping[Key, object], now: float) -> None:
+        first = not programmed.listed
+        programmed.listed = True
+        programmed.resync_in(now)
+        self._source(programmed.name, ok=True, reason="", now=now)
+        drifts = self.tracker.observe(programmed.driver.kinds, listing, self._claimed)  # type: ignore[arg-type]
+        if not first:
+            self._report(drifts)
+
+    def _claimed(self, key: Key) -> bool:
+        return any(controller.claims(key) for controller in self.controllers.values())
+
+    def _report(self, drifts: Sequence[Drift]) -> None:
+        for drift in drifts:
+            kind = kind_of(drift.key)
+            self._drift[kind] = self._drift.get(kind, 0) + 1
+            log_event(_log, logging.WARNING, "drift", kind=kind, key=name_of(drift.key), reason=drift.what)
+
+    def _apply(self, now: float) -> int:
+        """Apply what differs; return how many operations succeeded or were handed to a lane."""
+        closed = [group for group, programmed in self._driver_of.items() if not programmed.listed or programmed.busy]
+        hold = [kind for kind, needed in NEEDS.items() if needed not in self._heard]
+        done = 0
+        for batch in self.tracker.pending(now, busy=closed, hold_deletes=hold):
+            programmed = self._driver_of[batch.group]
+            if programmed.lane is not None:
+                programmed.busy += 1
+                self.tracker.launch(batch.ops)
+                programmed.lane.apply(batch.ops)
+            else:
+                done += self._carry_out(programmed, batch, now)
+        return done
+
+    def _carry_out(self, programmed: Programmed, batch: Batch, now: float) -> int:
+        left = {op.key: op for op in batch.ops}
+        done = 0
+        try:
+            for op, error in programmed.driver.apply(batch.ops):
+                left.pop(op.key, None)
+                done += self._outcome(programmed, op, error, now)
+        except DriverError as error:
+            for op in left.values():
+                self._outcome(programmed, op, error, now)
+        return done
+
+    def _outcome(self, programmed: Programmed, op: Op, error: DriverError | None, now: float) -> int:
+        failure = self.tracker.record(op, error, now)
+        log_event(_log, logging.DEBUG, op.verb, kind=kind_of(op.key), key=name_of(op.key), error=error)
+        if failure is None:
+            return 1
+        owners = self.tracker.explain(op.key).wanted_by
+        log_event(
+            _log,
+            logging.WARNING,
+            "apply-failed",
+            owner=owners[0][0] if owners else None,
+            kind=kind_of(op.key),
+            key=name_of(op.key),
+            verb=op.verb,
+            error=failure.error,
+            attempt=failure.attempt,
+            retry_in_s=round(failure.retry_at - now, 1),
+        )
+        # What we believe may be wrong, or the kernel was: look again before long.
+        programmed.relist_soon(now)
+        return 0
+
+    def _land(self, result: LaneResult, now: float) -> None:
+        """Take the answer of a lane in."""
+        programmed = next(one for one in self.drivers if one.name == result.name)
+        programmed.busy -= 1
+        done = sum(self._outcome(programmed, op, error, now) for op, error in result.outcomes)
+        if result.error is not None:
+            self._listing_failed(programmed, result.error, now)
+        elif result.listing is not None:
+            self._listed(programmed, result.listing, now)
+        if done:
+            self._last_change = (now, result.took_ms)
+            log_event(_log, logging.INFO, "applied", kind=result.name, ops=done, took_ms=round(result.took_ms, 1))
+
+    # --- tell ------------------------------------------------------------------------------------------------------
+
+    def _count_failing(self, applied: int) -> None:
+        if not self.tracker.failures():
+            self._failing_steps = 0
+        elif applied or self._failing_steps == 0:
+            self._failing_steps += 1
+
+    def _answer(self, ask: Ask) -> None:
+        try:
+            ask.reply.put(ask.answer(self))
+        except Exception as bug:  # the one who asked gets the error; the loop goes on
+            ask.reply.put(bug)
+
+    def _publish(self, now: float) -> None:
+        settled = self.store.synced and all(one.listed or one.lane is not None for one in self.drivers)
+        busy = sum(one.busy for one in self.drivers)
+        failures = self.tracker.failures()
+        self.status = Status(
+            node=self.config.node_name,
+            version=__version__,
+            up_s=now - (self._started or now),
+            heartbeat=now,
+            synced=self.store.synced,
+            waiting_for=self.store.waiting_for,
+            settled=settled,
+            pending=self.tracker.unfinished() + busy + (0 if settled else 1),
+            failing=tuple(self._failing(now)),
+            failing_total=len(failures),
+            failing_steps=self._failing_steps,
+            objects=self.tracker.counts() if settled else {},
+            records={kind.__name__: len(self.store.table(kind)) for kind in self._heard},
+            sources=tuple(
+                SourceStatus(name, ok, reason, now - since)
+                for name, (ok, reason, since) in sorted(self._sources.items())
+            ),
+            rejected=tuple(
+                f"{kind.__name__} {ref}: {one.reason}" for (kind, ref), one in list(self.store.rejections.items())[:20]
+            ),
+            drift_repaired=dict(self._drift),
+            last_change_s=now - self._last_change[0] if self._last_change else None,
+            last_took_ms=self._last_change[1] if self._last_change else 0.0,
+            bugs=tuple(f"{owner}: {bug}" for owner, bug in islice(self._bugs.items(), _MOST)),
+        )
+
+    def _failing(self, now: float) -> Iterable[FailingKey]:
+        for key, failure in islice(self.tracker.failures().items(), _MOST):
+            owners = tuple(str(owner) for owner, _ in self.tracker.explain(key).wanted_by)
+            yield FailingKey(
+                f"{kind_of(key)} {name_of(key)}",
+                owners,
+                failure.error,
+                failure.attempt,
+                max(0.0, failure.retry_at - now),
+            )
+
+    def _next(self, now: float) -> float:
+        deadlines = [now + 10.0]  # a heartbeat for liveness, no work
+        if self.store.synced:
+            deadlines += [one.list_at for one in self.drivers if not one.busy]
+            retry = self.tracker.next_deadline()
+            deadlines += [] if retry is None else [retry]
+        return min(deadlines)

@@ -1,0 +1,188 @@
+"""Objects as lines of text: what ``plan``, ``explain``, logs and scenario files show.
+
+One line an object, sorted by kind, the owner last. The words follow the tools people know: ``ipvsadm``, ``ipset``,
+``iptables``, ``ip``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from kuberouterpy.dataplane import (
+    KIND_OF_KEY,
+    KINDS,
+    Chain,
+    ChainKey,
+    CniConfig,
+    CniConfigKey,
+    Entry,
+    EntryKey,
+    Forward,
+    Jump,
+    JumpKey,
+    Key,
+    Link,
+    LinkKey,
+    LocalAddress,
+    LocalAddressKey,
+    Neighbor,
+    NeighborKey,
+    NextHop,
+    Object,
+    Op,
+    Owner,
+    Path,
+    PathKey,
+    RealServer,
+    RealServerKey,
+    Route,
+    RouteKey,
+    RoutePolicy,
+    RoutePolicyKey,
+    RoutingRule,
+    RoutingRuleKey,
+    Set,
+    SetKey,
+    Speaker,
+    SpeakerKey,
+    Sysctl,
+    SysctlKey,
+    VirtualServer,
+    VirtualServerKey,
+)
+
+_WORDS: Final = {
+    Sysctl: "sysctl",
+    Link: "link",
+    LocalAddress: "address",
+    Set: "set",
+    Entry: "entry",
+    Chain: "chain",
+    Jump: "jump",
+    VirtualServer: "virtual",
+    RealServer: "real",
+    Route: "route",
+    RoutingRule: "rule",
+    CniConfig: "cni",
+    Speaker: "speaker",
+    RoutePolicy: "policy",
+    Neighbor: "neighbor",
+    Path: "path",
+}
+_FORWARDS: Final = {
+    Forward.MASQUERADE: "masq",
+    Forward.LOCAL: "local",
+    Forward.TUNNEL: "tunnel",
+    Forward.ROUTE: "route",
+}
+_ORDER: Final = {kind: index for index, kind in enumerate(KINDS)}
+
+
+def kind_of(key: Key) -> str:
+    """Return the word for a key's kind: ``virtual``, ``real``, ``chain``, ..."""
+    return _WORDS[KIND_OF_KEY[type(key)]]
+
+
+def name_of(key: Key) -> str:  # noqa: PLR0911 - a table of kinds
+    """Return a key as people write it."""
+    match key:
+        case SysctlKey(path) | CniConfigKey(path):
+            return path
+        case LinkKey(name) | SetKey(name):
+            return name
+        case LocalAddressKey(link, address, prefix):
+            return f"{link} {address}/{prefix}"
+        case EntryKey(name, member):
+            return f"{name} {member}"
+        case ChainKey(family, table, name):
+            return f"v{family:d} {table} {name}"
+        case JumpKey(family, table, parent, chain):
+            return f"v{family:d} {table} {parent} -> {chain}"
+        case RouteKey(table, destination):
+            return destination if table == 254 else f"{destination} table {table}"
+        case RoutingRuleKey(family, priority, source, fwmark):
+            selector = " ".join(
+                text for text in (source and f"from {source}", fwmark and f"fwmark {fwmark:#x}") if text
+            )
+            return f"v{family:d} {priority}: {selector or 'from all'}"
+        case SpeakerKey():
+            return "bgp"
+        case NeighborKey(address):
+            return address
+        case RoutePolicyKey(direction):
+            return direction
+        case PathKey(prefix):
+            return prefix
+        case VirtualServerKey() | RealServerKey():
+            return str(key)
+
+
+def line(value: Object) -> str:
+    """Return one object as a line; a chain as several, one a rule."""
+    head = f"{_WORDS[type(value)]:<9} {name_of(value.key)}"
+    rest = _details(value)
+    return f"{head} {rest}".rstrip()
+
+
+def lines(objects: Iterable[tuple[Object, Owner | None]]) -> list[str]:
+    """Return objects with their owners as sorted lines."""
+    ordered = sorted(objects, key=lambda pair: (_ORDER[type(pair[0])], pair[0].key))
+    return [line for value, owner in ordered for line in _owned(value, owner)]
+
+
+def op_line(op: Op) -> str:
+    """Return an operation as a line: ``update real tcp 10.96.0.10:80 -> 10.1.2.3:8080 weight 0 masq``."""
+    if op.value is None:
+        return f"{op.verb} {kind_of(op.key)} {name_of(op.key)}"
+    head, *more = line(op.value).split("\n")
+    word, _, rest = head.partition(" ")
+    return "\n".join((f"{op.verb} {word} {rest.lstrip()}", *more))
+
+
+def _owned(value: Object, owner: Owner | None) -> list[str]:
+    head, *more = line(value).split("\n")
+    return [f"{head:<72} # {owner}" if owner else head, *more]
+
+
+def _hop(hop: NextHop) -> str:
+    return " ".join(word for word in (hop.gateway and f"via {hop.gateway}", hop.link and f"dev {hop.link}") if word)
+
+
+def _details(value: Object) -> str:  # noqa: PLR0911, PLR0912 - a table of kinds
+    match value:
+        case Sysctl(value=text):
+            return f"= {text}"
+        case Link():
+            ends = f" local {value.local} remote {value.remote}" if value.remote else ""
+            return f"{value.kind}{ends}{f' mtu {value.mtu}' if value.mtu else ''}"
+        case Set():
+            return f"{value.type} {value.family.ipset}"
+        case Entry():
+            return "nomatch" if value.nomatch else ""
+        case Chain():
+            return "".join(f"\n            {' '.join((*rule.match, '->', *rule.target))}" for rule in value.rules)
+        case Jump():
+            return f"{' '.join(value.rule.match)} {'first' if value.first else 'last'}".strip()
+        case VirtualServer():
+            flags = f" flags {value.flags:#x}" if value.flags else ""
+            return f"{value.scheduler}{flags}{f' persistent {value.persistence_s}' if value.persistence_s else ''}"
+        case RealServer():
+            return f"weight {value.weight} {_FORWARDS[value.forward]}"
+        case Route():
+            hops = " ".join(map(_hop, value.next_hops))
+            return f"{hops}{f' src {value.source}' if value.source else ''}"
+        case RoutingRule():
+            return f"lookup {value.table}"
+        case CniConfig():
+            return f"{value.bridge} {','.join(value.ranges)}{f' mtu {value.mtu}' if value.mtu else ''}"
+        case Speaker():
+            return f"asn {value.asn} id {value.router_id}"
+        case RoutePolicy():
+            return f"{len(value.statements)} statements, else {'accept' if value.accept_by_default else 'reject'}"
+        case Neighbor():
+            return f"asn {value.asn} {value.description}".rstrip()
+        case Path():
+            return f"next-hop {value.next_hop}{f' communities {value.communities}' if value.communities else ''}"
+        case LocalAddress():
+            return ""
