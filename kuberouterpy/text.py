@@ -84,7 +84,7 @@ def kind_of(key: Key) -> str:
     return _WORDS[KIND_OF_KEY[type(key)]]
 
 
-def name_of(key: Key) -> str:  # noqa: PLR0911 - a table of kinds
+def name_of(key: Key) -> str:
     """Return a key as people write it."""
     match key:
         case SysctlKey(path) | CniConfigKey(path):
@@ -149,7 +149,7 @@ def _hop(hop: NextHop) -> str:
     return " ".join(word for word in (hop.gateway and f"via {hop.gateway}", hop.link and f"dev {hop.link}") if word)
 
 
-def _details(value: Object) -> str:  # noqa: PLR0911, PLR0912 - a table of kinds
+def _details(value: Object) -> str:
     match value:
         case Sysctl(value=text):
             return f"= {text}"

@@ -1,0 +1,15 @@
+"""Kubernetes Services to IPVS: virtual servers for every address a Service has, real servers for what serves them.
+
+One Service is one owner. Its objects are a function of the Service, its EndpointSlices, the Host and the Config:
+
+- ``services`` says where a Service listens on this host and makes its virtual and real servers;
+- ``endpoints`` says which endpoints serve: readiness tiers, topology hints, traffic policy, draining;
+- ``masquerade`` holds the few static rules over sets: source NAT, hairpin, refusal of unused ports of VIPs;
+- ``controller`` ties them to owners.
+
+Invariants and review notes are in DESIGN.md.
+"""
+
+from proxy.controller import CONTROLLER
+
+__all__ = ["CONTROLLER"]

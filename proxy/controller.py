@@ -1,0 +1,100 @@
+"""The service proxy as a controller: one owner per Service, one for what all share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from kuberouterpy.cluster import EndpointSlice, Ref, Service
+from kuberouterpy.config import Config
+from kuberouterpy.controller import Controller, Desired
+from kuberouterpy.dataplane import (
+    ChainKey,
+    EntryKey,
+    JumpKey,
+    Key,
+    Link,
+    LinkKey,
+    LocalAddressKey,
+    Object,
+    Owner,
+    RealServerKey,
+    SetKey,
+    Sysctl,
+    SysctlKey,
+    VirtualServerKey,
+)
+from kuberouterpy.host import DUMMY_LINK, Host
+from kuberouterpy.store import Change, Store
+from proxy import masquerade, services
+
+NAME: Final = "proxy"
+BASE: Final = Owner(NAME, "base")
+
+# Why each setting is there; ``cleanup`` restores what stood before.
+SYSCTLS: Final = (
+    ("net/ipv4/vs/conntrack", "1", "netfilter sees proxied flows: SNAT and policy need their state", False),
+    ("net/ipv4/vs/expire_nodest_conn", "1", "a connection whose server is gone ends at once", False),
+    ("net/ipv4/vs/expire_quiescent_template", "1", "affinity does not pin clients to a draining server", False),
+    ("net/ipv4/conf/all/arp_ignore", "1", "VIPs on the dummy link answer no ARP of others", False),
+    ("net/ipv4/conf/all/arp_announce", "2", "ARP never names a VIP as its sender", False),
+    ("net/bridge/bridge-nf-call-iptables", "1", "replies between pods of one bridge pass IPVS", True),
+    ("net/bridge/bridge-nf-call-ip6tables", "1", "the same for IPv6", True),
+)
+
+
+def owner_of(ref: Ref) -> Owner:
+    """Return the owner of a Service's objects."""
+    return Owner(NAME, "service", str(ref))
+
+
+def affected(change: Change, store: Store, host: Host, config: Config) -> Iterator[Owner]:
+    """Yield the Services whose objects a change may touch."""
+    for record in (change.before, change.after):
+        match record:
+            case Service(ref=ref):
+                yield owner_of(ref)
+            case EndpointSlice(service=Ref() as ref):
+                yield owner_of(ref)
+
+
+def owners(store: Store, host: Host, config: Config) -> Iterator[Owner]:
+    """Yield every owner there is."""
+    yield BASE
+    yield from map(owner_of, store.services.refs())
+
+
+def desired(owner: Owner, store: Store, host: Host, config: Config) -> Desired:
+    """Return what an owner wants; a Service that is gone wants nothing."""
+    if owner == BASE:
+        return Desired(tuple(_base(host, config)))
+    namespace, _, name = owner.name.partition("/")
+    service = store.services.get(Ref(namespace, name))
+    if service is None:
+        return Desired()
+    return services.desired(service, tuple(store.slices_of(service.ref)), host, config)
+
+
+def claims(key: Key) -> bool:
+    """Return whether a listed object is the proxy's to delete."""
+    match key:
+        case LinkKey(name) | LocalAddressKey(name):
+            return name == DUMMY_LINK
+        case SetKey(name) | EntryKey(name):
+            return name in masquerade.SETS
+        case ChainKey(name=name) | JumpKey(chain=name):
+            return name in masquerade.CHAINS
+        case VirtualServerKey() | RealServerKey():
+            return True
+        case _:
+            return False
+
+
+def _base(host: Host, config: Config) -> Iterator[Object]:
+    for path, value, reason, optional in SYSCTLS:
+        yield Sysctl(SysctlKey(path), value, reason, optional=optional)
+    yield Link(LinkKey(DUMMY_LINK), "dummy")
+    yield from masquerade.base(host, config)
+
+
+CONTROLLER: Final = Controller(name=NAME, affected=affected, owners=owners, desired=desired, claims=claims)

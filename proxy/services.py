@@ -1,0 +1,247 @@
+"""A Service on this host: which addresses it listens on, which virtual servers that makes, and what serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
+from ipaddress import ip_address, ip_network
+from typing import Final
+
+from msgspec import Struct
+
+from kuberouterpy.cluster import EndpointSlice, Service, ServicePort, ServiceType, TrafficPolicy
+from kuberouterpy.config import Config
+from kuberouterpy.controller import Desired
+from kuberouterpy.dataplane import (
+    LocalAddress,
+    LocalAddressKey,
+    Note,
+    Object,
+    RealServer,
+    RealServerKey,
+    VirtualServer,
+    VirtualServerFlag,
+    VirtualServerKey,
+)
+from kuberouterpy.family import Family, family_of
+from kuberouterpy.host import DUMMY_LINK, Host
+from proxy.endpoints import Backend, Categories, backends, categorize, weigh
+from proxy.masquerade import endpoint_entries, vip_entries
+
+PROXY_NAMES: Final = frozenset({"kube-router", "kuberouterpy"})
+"""Values of label service.kubernetes.io/service-proxy-name that mean us."""
+SCHEDULERS: Final = ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "mh", "lblc", "lblcr", "fo", "ovf")
+"""Every scheduler of the kernel (net/netfilter/ipvs)."""
+_SCHEDULER: Final = "kube-router.io/service.scheduler"
+_SCHEDULER_FLAGS: Final = "kube-router.io/service.schedflags"
+_SKIP_LB_IPS: Final = "kube-router.io/service.skiplbips"
+_LOCAL: Final = "kube-router.io/service.local"
+_FLAGS: Final = {
+    "flag-1": VirtualServerFlag.SCHED1,
+    "flag-2": VirtualServerFlag.SCHED2,
+    "flag-3": VirtualServerFlag.SCHED3,
+}
+
+
+class Vip(StrEnum):
+    """What kind of address a frontend has."""
+
+    CLUSTER_IP = "cluster-ip"
+    NODE_PORT = "node-port"
+    EXTERNAL_IP = "external-ip"
+    LOAD_BALANCER_IP = "load-balancer-ip"
+
+
+class Frontend(Struct, frozen=True):
+    """One address and port this host listens on for one service port."""
+
+    vip: Vip
+    address: str
+    number: int
+    """Port listened on: ``port``, or ``nodePort`` for a node port."""
+    port: ServicePort
+
+    @property
+    def family(self) -> Family:
+        """Family of the address."""
+        return family_of(self.address)
+
+    @property
+    def bound(self) -> bool:
+        """Whether the address is a VIP that must be bound; a node port's is the node's own."""
+        return self.vip is not Vip.NODE_PORT
+
+
+def desired(service: Service, slices: Sequence[EndpointSlice], host: Host, config: Config) -> Desired:
+    """Return what one Service wants on this host. A virtual server without servers stays: it refuses, as it should."""
+    reason = ignored(service)
+    if reason:
+        return Desired(notes=(Note(str(service.ref), reason),))
+    frontends, notes = listening(service, host, config)
+    categories = {
+        (port, family): categorize(backends(slices, port, family), host)
+        for port in service.ports
+        for family in host.families
+    }
+    objects: dict[object, Object] = {}
+    for frontend in frontends:
+        found = categories[frontend.port, frontend.family]
+        for value in _program(service, frontend, found, host):
+            objects.setdefault(value.key, value)
+        notes.extend(_emptiness(service, frontend, found))
+    return Desired(tuple(objects.values()), tuple(dict.fromkeys((*notes, *_annotation_notes(service)))))
+
+
+def ignored(service: Service) -> str:
+    """Return why a proxy must not touch a Service, or an empty string (services.md 0.1)."""
+    if service.type is ServiceType.EXTERNAL_NAME:
+        return "external-name"
+    if not service.cluster_ips:
+        return "headless"
+    if service.headless_label:
+        return "headless-label"
+    if service.proxy_name is not None and service.proxy_name not in PROXY_NAMES:
+        return f"another-proxy: {service.proxy_name or 'empty name'}"
+    return ""
+
+
+def policy_of(service: Service, vip: Vip) -> TrafficPolicy:
+    """Return the traffic policy that rules a kind of address; the two policies are independent (D18)."""
+    local = service.annotations.get(_LOCAL) == "true"
+    if vip is Vip.CLUSTER_IP:
+        return TrafficPolicy.CLUSTER if local else service.internal_policy
+    return TrafficPolicy.LOCAL if local else service.external_policy
+
+
+# --- where it listens -------------------------------------------------------------------------------------------------
+
+
+def listening(service: Service, host: Host, config: Config) -> tuple[list[Frontend], list[Note]]:
+    """Return every frontend of a Service on this host, and a note for each address that is refused."""
+    notes: list[Note] = []
+    vips = [(Vip.CLUSTER_IP, address) for address in service.cluster_ips]
+    vips += [(Vip.EXTERNAL_IP, one) for one in service.external_ips if _allowed(one, Vip.EXTERNAL_IP, config, notes)]
+    vips += [
+        (Vip.LOAD_BALANCER_IP, one)
+        for one in _ingress(service, notes)
+        if _allowed(one, Vip.LOAD_BALANCER_IP, config, notes)
+    ]
+    known = [(vip, address) for vip, address in vips if family_of(address) in host.families]
+    frontends = [Frontend(vip, address, port.port, port) for vip, address in known for port in service.ports]
+    node_ports = [port for port in service.ports if port.node_port]
+    for address in _node_port_addresses(service, host, config) if node_ports else ():
+        frontends += [Frontend(Vip.NODE_PORT, address, port.node_port, port) for port in node_ports]
+    return frontends, notes
+
+
+def _ingress(service: Service, notes: list[Note]) -> Iterator[str]:
+    if service.annotations.get(_SKIP_LB_IPS) == "true":
+        return
+    for one in service.load_balancer:
+        if one.proxy:
+            notes.append(Note(one.address, "ip-mode-proxy: nodes leave it to the load balancer"))
+        else:
+            yield one.address
+
+
+def _allowed(address: str, vip: Vip, config: Config, notes: list[Note]) -> bool:
+    """Whether a VIP that anyone who may write Services can claim is inside the configured ranges (CVE-2020-8554)."""
+    if _inside(address, config.service_cluster_ip_range):
+        notes.append(Note(address, f"{vip}-refused: inside --service-cluster-ip-range"))
+        return False
+    if not config.strict_external_ip_validation:
+        return True
+    flag = "--service-external-ip-range" if vip is Vip.EXTERNAL_IP else "--loadbalancer-ip-range"
+    ranges = config.service_external_ip_range if vip is Vip.EXTERNAL_IP else config.loadbalancer_ip_range
+    if _inside(address, ranges):
+        return True
+    notes.append(Note(address, f"{vip}-refused: outside {flag} {','.join(ranges) or '(not set)'}"))
+    return False
+
+
+def _node_port_addresses(service: Service, host: Host, config: Config) -> tuple[str, ...]:
+    families = service.families or tuple(family_of(address) for address in service.cluster_ips)
+    candidates: Iterable[str] = host.node_addresses
+    if config.nodeport_bindon_all_ip or config.nodeport_addresses:
+        candidates = (*host.node_addresses, *host.addresses)
+    if config.nodeport_addresses:
+        candidates = (one for one in candidates if _inside(one, config.nodeport_addresses))
+    return tuple(dict.fromkeys(one for one in candidates if family_of(one) in families))
+
+
+def _inside(address: str, ranges: Iterable[str]) -> bool:
+    wanted = ip_address(address)
+    networks = (ip_network(prefix) for prefix in ranges)
+    return any(wanted.version == network.version and wanted in network for network in networks)
+
+
+# --- what that makes --------------------------------------------------------------------------------------------------
+
+
+def _program(service: Service, frontend: Frontend, found: Categories, host: Host) -> Iterator[Object]:
+    policy = policy_of(service, frontend.vip)
+    server = virtual_server(service, frontend)
+    weighed = weigh(found, policy=policy, protocol=frontend.port.protocol, host=host)
+    if frontend.bound:
+        yield LocalAddress(LocalAddressKey(DUMMY_LINK, frontend.address, frontend.family.host_prefix))
+        yield from vip_entries(frontend.address, frontend.number, frontend.port.protocol, reason=str(service.ref))
+    yield server
+    yield from real_servers(server, weighed)
+    keeps_source = policy is TrafficPolicy.LOCAL and frontend.vip is not Vip.CLUSTER_IP
+    for backend, _ in weighed:
+        if backend.endpoint.node == host.name:
+            yield from endpoint_entries(
+                backend.address,
+                backend.port,
+                frontend.port.protocol,
+                reason=_whose(service, backend),
+                keeps_source=keeps_source,
+            )
+
+
+def virtual_server(service: Service, frontend: Frontend) -> VirtualServer:
+    """Return the virtual server of a frontend."""
+    scheduler = service.annotations.get(_SCHEDULER, "rr")
+    scheduler = scheduler if scheduler in SCHEDULERS else "rr"
+    return VirtualServer(
+        VirtualServerKey(frontend.family, frontend.port.protocol, frontend.address, frontend.number),
+        scheduler=scheduler,
+        flags=_flags(service) if scheduler in {"mh", "sh"} else 0,
+        persistence_s=service.affinity_s,
+    )
+
+
+def real_servers(server: VirtualServer, weighed: Iterable[tuple[Backend, int]]) -> Iterator[RealServer]:
+    """Yield the real servers of a virtual server."""
+    for backend, weight in weighed:
+        yield RealServer(RealServerKey(server.key, backend.address, backend.port), weight=weight)
+
+
+def _flags(service: Service) -> int:
+    words = service.annotations.get(_SCHEDULER_FLAGS, "").split(",")
+    return sum({_FLAGS[word.strip()] for word in words if word.strip() in _FLAGS})
+
+
+def _whose(service: Service, backend: Backend) -> str:
+    pod = backend.endpoint.pod
+    return f"{service.ref} {pod.name}" if pod else str(service.ref)
+
+
+# --- why not ----------------------------------------------------------------------------------------------------------
+
+
+def _emptiness(service: Service, frontend: Frontend, found: Categories) -> Iterator[Note]:
+    policy = policy_of(service, frontend.vip)
+    if found.local if policy is TrafficPolicy.LOCAL else found.cluster:
+        return
+    where = "no-local-endpoints" if found.any else "no-endpoints"
+    yield Note(f"{frontend.port.protocol} {frontend.address} port {frontend.number}", where)
+
+
+def _annotation_notes(service: Service) -> Iterator[Note]:
+    scheduler = service.annotations.get(_SCHEDULER, "rr")
+    if scheduler not in SCHEDULERS:
+        yield Note(str(service.ref), f"unknown-scheduler: {scheduler}, rr is used; one of {' '.join(SCHEDULERS)}")
+    for word in filter(None, service.annotations.get(_SCHEDULER_FLAGS, "").split(",")):
+        if word.strip() not in _FLAGS:
+            yield Note(str(service.ref), f"unknown-scheduler-flag: {word.strip()}; one of {' '.join(_FLAGS)}")
