@@ -1,0 +1,183 @@
+"""The composition root: the only module that knows every other. It wires sources, controllers and drivers to the loop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+import firewall
+import proxy
+import routing
+from kuberouterpy import __version__
+from kuberouterpy.cluster import (
+    KUBERNETES_KINDS,
+    EndpointSlice,
+    Event,
+    Kind,
+    Link,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Pod,
+    Service,
+)
+from kuberouterpy.config import Config
+from kuberouterpy.controller import Controller
+from kuberouterpy.dataplane import LocalAddressKey, VirtualServerKey
+from kuberouterpy.drivers.cni import CniDriver
+from kuberouterpy.drivers.gobgp import GobgpDriver
+from kuberouterpy.drivers.ipset import IpsetDriver
+from kuberouterpy.drivers.iptables import IptablesDriver
+from kuberouterpy.drivers.ipvs import IpvsDriver
+from kuberouterpy.drivers.links import LinksDriver
+from kuberouterpy.drivers.routes import RoutesDriver
+from kuberouterpy.drivers.sysctl import SysctlDriver
+from kuberouterpy.host import DUMMY_LINK
+from kuberouterpy.lane import Lane, LaneResult
+from kuberouterpy.log import configure
+from kuberouterpy.log import event as log_event
+from kuberouterpy.loop import Loop, Programmed
+from kuberouterpy.sources.events import EventRecorder
+from kuberouterpy.sources.gobgp import GobgpSource
+from kuberouterpy.sources.http import HttpSource
+from kuberouterpy.sources.kubernetes import KubernetesSource
+from kuberouterpy.sources.netlink import NetlinkSource
+
+_MODULES: Final = ("ip_vs", "ip_vs_rr", "br_netfilter", "dummy", "ip_set", "xt_set", "xt_ipvs", "nf_conntrack")
+"""Loaded at start where the host lets us; what is really missing is named by the driver that needs it."""
+_KINDS: Final[dict[str, tuple[Kind, ...]]] = {
+    "proxy": (Service, EndpointSlice, Node),
+    "routing": (Service, EndpointSlice, Node),
+    "firewall": (Pod, Namespace, NetworkPolicy, Node),
+}
+"""What each controller must have been told before anything is written."""
+
+_log = logging.getLogger("kuberouterpy.agent")
+
+
+class Source(Protocol):
+    """A thread that puts events."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def run(config: Config) -> int:
+    """Run the agent until SIGTERM or SIGINT; return the exit code. The dataplane stays as it stands."""
+    configure(config.v, as_json=config.log_format == "json")
+    stop = threading.Event()
+    agent = Agent(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: (stop.set(), agent.loop.put(None)))
+    log_event(
+        _log,
+        logging.INFO,
+        "started",
+        version=__version__,
+        node=config.node_name,
+        controllers=",".join(agent.loop.controllers),
+    )
+    agent.start()
+    try:
+        agent.loop.run(stop)
+    finally:
+        agent.stop()
+    log_event(_log, logging.INFO, "stopped", reason="the dataplane stays as it is")
+    return 0
+
+
+class Agent:
+    """Everything that runs: the loop, its drivers and its sources."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        controllers = tuple(_controllers(config))
+        kinds = _kinds(controllers)
+        self.source = KubernetesSource(config, self._put, kinds=kinds)
+        self.events = EventRecorder(self.source.transport, component="kuberouterpy", host=config.node_name)
+        self.loop = Loop(
+            config=config,
+            controllers=controllers,
+            drivers=tuple(self._drivers(controllers)),
+            expected=(*kinds, Link),
+            on_rejection=self.events.rejected,
+        )
+        self._sources: tuple[Source, ...] = tuple(self._make_sources())
+
+    def start(self) -> None:
+        """Start every thread."""
+        _load_modules()
+        self.events.start()
+        for programmed in self.loop.drivers:
+            if programmed.lane is not None:
+                programmed.lane.start()
+        for source in self._sources:
+            source.start()
+
+    def stop(self) -> None:
+        """Stop every source; nothing is undone."""
+        for source in self._sources:
+            source.stop()
+        self.events.stop()
+
+    def _put(self, message: Event | LaneResult) -> None:
+        self.loop.put(message)
+
+    def _make_sources(self) -> Iterator[Source]:
+        config = self._config
+        yield self.source
+        yield NetlinkSource(self._put)
+        if config.run_router:
+            yield GobgpSource(config.gobgp_socket, self._put)
+        if config.health_port:
+            yield HttpSource(config.health_addr, config.health_port, lambda: self.loop.status)
+
+    def _drivers(self, controllers: tuple[Controller, ...]) -> Iterator[Programmed]:
+        config = self._config
+        names = {controller.name for controller in controllers}
+        yield Programmed(SysctlDriver(), period_s=config.iptables_sync_period_s)
+        yield Programmed(LinksDriver(), period_s=config.injected_routes_sync_period_s)
+        yield Programmed(IpsetDriver(), period_s=config.iptables_sync_period_s)
+        yield Programmed(IptablesDriver(config.families), period_s=config.iptables_sync_period_s)
+        if "proxy" in names:
+            yield Programmed(IpvsDriver(self._is_ours), period_s=config.ipvs_sync_period_s)
+        if "routing" in names:
+            yield Programmed(RoutesDriver(), period_s=config.injected_routes_sync_period_s)
+            if config.enable_cni:
+                yield Programmed(CniDriver(), period_s=config.routes_sync_period_s)
+            gobgp = GobgpDriver(config.gobgp_socket)
+            yield Programmed(gobgp, period_s=config.routes_sync_period_s, lane=Lane(gobgp, self._put))
+
+    def _is_ours(self, key: VirtualServerKey) -> bool:
+        """Whether a listed virtual server is one an agent made: on our dummy link, or a node port on an own address."""
+        tracker, host, ports = self.loop.tracker, self.loop.host, self._config.service_node_port_range
+        if key.fwmark:
+            return False
+        if tracker.actual(LocalAddressKey(DUMMY_LINK, key.address, key.family.host_prefix)) is not None:
+            return True
+        return key.address in {*host.node_addresses, *host.addresses} and ports[0] <= key.port <= ports[1]
+
+
+def _controllers(config: Config) -> Iterator[Controller]:
+    if config.run_service_proxy:
+        yield proxy.CONTROLLER
+    if config.run_router:
+        yield routing.CONTROLLER
+    if config.run_firewall:
+        yield firewall.CONTROLLER
+
+
+def _kinds(controllers: tuple[Controller, ...]) -> tuple[Kind, ...]:
+    needed = {kind for controller in controllers for kind in _KINDS[controller.name]}
+    return tuple(kind for kind in KUBERNETES_KINDS if kind in needed)
+
+
+def _load_modules() -> None:
+    try:
+        subprocess.run(("modprobe", "-aq", *_MODULES), check=False, capture_output=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log_event(_log, logging.DEBUG, "modules-not-loaded", error=error)
