@@ -44,11 +44,14 @@ class Output(NamedTuple):
 
 
 class CommandError(DriverError):
-    """A program ended with an error; :attr:`output` has all it said."""
+    """A program ended with an error: one line for the log, and all the rest for whoever looks closer."""
 
-    def __init__(self, message: str, output: Output, errno: int = 0) -> None:
+    def __init__(self, message: str, output: Output, *, errno: int = 0, context: str = "") -> None:
         super().__init__(message, errno)
         self.output = output
+        """All the program said."""
+        self.context = context
+        """Its input around the line it refused, numbered; empty where it named none."""
 
 
 def run(
@@ -107,9 +110,9 @@ def demand(
 
 
 def failed(attempt: str, output: Output, *, errno: int = 0, context: str = "") -> CommandError:
-    """Return the error of a program that ended badly: what was attempted, its exit code, its last line, its input there."""
-    told = f"{attempt}: exit code {output.code}: {last_line(output.stderr)}"
-    return CommandError(f"{told}; input:\n{context}" if context else told, output, errno)
+    """Return the error of a program that ended badly: what was attempted, its exit code, its last line."""
+    message = f"{attempt}: exit code {output.code}: {last_line(output.stderr)}"
+    return CommandError(message, output, errno=errno, context=context)
 
 
 def last_line(stderr: str) -> str:

@@ -17,8 +17,11 @@ What the real tool prints is the judge: a check compares it before and after, an
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -65,6 +68,26 @@ Check: TypeAlias = Callable[[Subject], None]
 def named(check: Check) -> str:
     """Return the check's sentence, for pytest ids."""
     return check.__name__
+
+
+@contextmanager
+def own_namespace() -> Iterator[None]:
+    """Put this thread, and every program it runs, into a new network namespace; it goes when the block ends. Needs root."""
+    with open("/proc/thread-self/ns/net", "rb") as before:
+        _demand(_libc.unshare(_CLONE_NEWNET))
+        try:
+            yield
+        finally:
+            _demand(_libc.setns(before.fileno(), _CLONE_NEWNET))
+
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWNET: Final = 0x40000000
+
+
+def _demand(result: int) -> None:
+    if result:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 # --- Building blocks --------------------------------------------------------------------------------------------------
