@@ -1,7 +1,7 @@
 """A minimal REST client for the lab's own controllers and kubelets: list, watch, create, patch, delete.
 
 Why not the ``kubernetes`` package: it takes a second to import under User-Mode Linux, where every lab process would pay it.
-This one is ``http.client`` and ``msgspec``; one connection per thread, objects are plain dictionaries as JSON gives them.
+This one is ``http.client`` and ``msgspec``; connections are kept, objects are plain dictionaries as JSON gives them.
 It promises what a controller needs: a watch resumes where it broke, a lost history (410) becomes a fresh list, and an API
 server that is away is waited for. It does not do discovery, authentication plug-ins or typed models.
 """
@@ -93,7 +93,7 @@ def revision(item: Object) -> int:
 
 
 class Client:
-    """Requests to one API server. Threads may share it: each has a connection of its own."""
+    """Requests to one API server. Threads may share it: it has as many connections as requests were ever under way."""
 
     def __init__(
         self, server: str, *, token: str = "", context: ssl.SSLContext | None = None, timeout_s: float = 15.0
@@ -107,7 +107,7 @@ class Client:
         self._headers = {"Accept": "application/json", "User-Agent": "kuberouterpy-lab"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
-        self._local = threading.local()
+        self._idle: list[http.client.HTTPConnection] = []
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object:
         """Return one object. Errors: ApiError, status 404 where there is none."""
@@ -184,7 +184,7 @@ class Client:
         """
         data = None if body is None else msgspec.json.encode(body)
         headers = self._headers if data is None else {**self._headers, "Content-Type": content}
-        kept: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
+        kept = self._take()
         for connection in (kept, None) if kept else (None,):
             used = connection or self._connect(self._timeout_s)
             try:
@@ -193,22 +193,25 @@ class Client:
                 payload = answer.read()
             except (OSError, http.client.HTTPException) as error:
                 used.close()
-                self._local.connection = None
                 if connection is None or isinstance(error, TimeoutError):
                     raise ApiError(0, "Unreachable", f"{method} {path}: {error or type(error).__name__}") from error
                 continue
-            self._local.connection = used
+            self._idle.append(used)
             if answer.status >= 300:
                 raise _refusal(answer.status, payload, f"{method} {path}")
             return _decode(payload, f"{method} {path}")
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """Close this thread's connection."""
-        kept: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if kept:
-            kept.close()
-            self._local.connection = None
+        """Close the idle connections."""
+        while connection := self._take():
+            connection.close()
+
+    def _take(self) -> http.client.HTTPConnection | None:
+        try:
+            return self._idle.pop()  # one step, so threads need no lock
+        except IndexError:
+            return None
 
     def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
         if self._tls:
@@ -329,7 +332,6 @@ class Reflector:
                 failures += 1
                 event(log, logging.DEBUG, "watch-broken", kind=self._resource.kind, error=str(error), retry_in_s=wait_s)
                 self._stop.wait(wait_s)
-        self._client.close()
 
     def _follow(self, version: str) -> str:
         """Pass events on until the stream ends; return the version to resume from."""

@@ -1,0 +1,33 @@
+"""What a kubelet is told about its node."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class KubeletNode(msgspec.Struct, frozen=True):
+    """One node, as the lab's topology laid it out."""
+
+    name: str
+    """Name of the Node object."""
+    netns: str
+    """Path of the node's network namespace."""
+    addresses: tuple[str, ...]
+    """InternalIPs, first the family that the node prefers."""
+    directory: str
+    """Where this node keeps what is its own: addresses in use, containers' logs."""
+    conflist: str
+    """The CNI list the routing controller writes; the node is Ready once it is there."""
+    zone: str = ""
+    """Value of topology.kubernetes.io/zone; none where empty."""
+    labels: dict[str, str] = {}
+    """Further labels of the Node."""
+
+    @property
+    def cni_data(self) -> str:
+        """Where host-local keeps this node's addresses."""
+        return f"{self.directory}/cni/networks"
+
+    def log_path(self, namespace: str, name: str, uid: str, container: str) -> str:
+        """Return the file that a container's output goes to."""
+        return f"{self.directory}/logs/{namespace}_{name}_{uid}/{container}.log"
