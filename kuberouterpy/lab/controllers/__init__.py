@@ -11,13 +11,26 @@ import threading
 import msgspec
 
 from kuberouterpy.lab.client import (
+    DAEMON_SETS,
+    DEPLOYMENTS,
     ENDPOINT_SLICES,
     NODES,
     PODS,
+    REPLICA_SETS,
     SERVICES,
+    STATEFUL_SETS,
     Client,
 )
-from kuberouterpy.lab.controllers import endpointslices, loop, nodeipam, scheduler
+from kuberouterpy.lab.controllers import (
+    daemonsets,
+    deployments,
+    endpointslices,
+    loop,
+    nodeipam,
+    replicasets,
+    scheduler,
+    statefulsets,
+)
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -34,8 +47,12 @@ def run(server_url: str, config: Config, stop: threading.Event, *, client: Clien
     """
     controllers = (
         nodeipam.controller(config.cluster_cidrs),
+        deployments.controller(),
+        replicasets.controller(),
+        daemonsets.controller(),
+        statefulsets.controller(),
         scheduler.controller(),
         endpointslices.controller(),
     )
-    resources = (NODES, PODS, SERVICES, ENDPOINT_SLICES)
+    resources = (NODES, PODS, SERVICES, ENDPOINT_SLICES, DEPLOYMENTS, REPLICA_SETS, DAEMON_SETS, STATEFUL_SETS)
     loop.run(client or Client(server_url), controllers, resources, stop)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kuberouterpy.lab.client import Object, Resource
+from kuberouterpy.lab.client import Object, Resource, key_of
 from kuberouterpy.labels import Selector, selector, term
+
+if TYPE_CHECKING:
+    from kuberouterpy.lab.controllers.loop import Api
 
 
 def condition(item: Object, kind: str) -> str:
@@ -86,3 +90,20 @@ def short_hash(value: Any) -> str:
     """Return ten letters and digits that stand for a value, the same for the same value in any key order."""
     digest = hashlib.sha256(msgspec.json.encode(value, order="deterministic")).digest()
     return "".join("bcdfghjklmnpqrstvwxz2456789"[byte % 27] for byte in digest[:10])
+
+
+def report(api: Api, resource: Resource, item: Object, status: Object) -> None:
+    """Write a status if it says anything new."""
+    before = item.get("status") or {}
+    if any(before.get(name) != value for name, value in status.items()):
+        api.patch(resource, key_of(item), {"status": status}, subresource="status")
+
+
+def with_condition(item: Object, kind: str, *, holds: bool, reason: str) -> Object:
+    """Return a condition for ``item``'s status, keeping its times where it did not turn."""
+    value = "True" if holds else "False"
+    for one in item.get("status", {}).get("conditions") or []:
+        if one["type"] == kind and one["status"] == value:
+            return {**one, "reason": reason}
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"type": kind, "status": value, "reason": reason, "lastUpdateTime": now, "lastTransitionTime": now}
