@@ -9,7 +9,7 @@ Cost: an event costs its own record and its index values, never the table.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from msgspec import Struct
 
@@ -31,7 +31,8 @@ from kuberouterpy.cluster import (
     Service,
     Upsert,
 )
-from kuberouterpy.labels import Operator, PodSelector, Selector
+from kuberouterpy.labels import EVERYTHING, Operator, PodSelector, Selector
+from kuberouterpy.protocol import Protocol
 
 R = TypeVar("R", bound=Record)
 
@@ -58,6 +59,27 @@ class Change(Struct, frozen=True):
     def ref(self) -> Ref:
         """Identity of the record."""
         return self.record.ref
+
+
+class NamedPort(Struct, frozen=True):
+    """A port by name on the pods of a selector: pairs of address and number, which differ from pod to pod."""
+
+    pods: PodSelector
+    """Destination pods among which the name is looked up."""
+    protocol: Protocol
+    """Must be the container port's own."""
+    name: str
+    """Name of the container port."""
+
+    def __str__(self) -> str:
+        return f"port {self.name}/{self.protocol} of {self.pods}"
+
+
+PodSet: TypeAlias = PodSelector | NamedPort
+"""What policies need a set of pods for."""
+
+EVERY_POD: Final = PodSelector(EVERYTHING, namespaces=EVERYTHING)
+"""All pods of all namespaces."""
 
 
 class Table(Generic[R]):
@@ -142,12 +164,18 @@ class Store:
                 "node": lambda pod: (pod.node,),
                 "address": lambda pod: () if pod.host_network else pod.addresses,
                 "label": lambda pod: pod.labels.items(),
+                "node_namespace": lambda pod: ((pod.node, pod.ref.namespace),),
             }
         )
         self.namespaces: Final = Table[Namespace]({"label": lambda one: one.labels.items()})
         self.nodes: Final = Table[Node]({"address": lambda node: (one.address for one in node.addresses)})
         self.policies: Final = Table[NetworkPolicy](
-            {"namespace": lambda policy: (policy.ref.namespace,), "selector": selectors_of}
+            {
+                "namespace": lambda policy: (policy.ref.namespace,),
+                "selector": selectors_of,
+                "pod_set": pod_sets_of,
+                "pod_set_text": lambda policy: set(map(str, pod_sets_of(policy))),
+            }
         )
         self.paths: Final = Table[BestPath]({"next_hop": lambda path: path.next_hops})
         self.links: Final = Table[Link]()
@@ -280,6 +308,31 @@ def selectors_of(policy: NetworkPolicy) -> frozenset[PodSelector]:
     """Return every pod selector among a policy's peers."""
     rules = (*(policy.ingress or ()), *(policy.egress or ()))
     return frozenset(peer for rule in rules for peer in rule.peers if isinstance(peer, PodSelector))
+
+
+def named_ports_of(policy: NetworkPolicy) -> frozenset[NamedPort]:
+    """Return what a policy's named ports are looked up on: always the *destination* pods of a rule.
+
+    Ingress: the policy's own pods. Egress: the pods of each peer; of an ipBlock or of no peers at all, every pod.
+    """
+    subject = PodSelector(policy.pods, policy.ref.namespace)
+    ingress = ((rule, (subject,)) for rule in policy.ingress or ())
+    egress = (
+        (rule, {peer if isinstance(peer, PodSelector) else EVERY_POD for peer in rule.peers} or {EVERY_POD})
+        for rule in policy.egress or ()
+    )
+    return frozenset(
+        NamedPort(pods, port.protocol, port.port)
+        for rule, destinations in (*ingress, *egress)
+        for port in rule.ports
+        if isinstance(port.port, str)
+        for pods in destinations
+    )
+
+
+def pod_sets_of(policy: NetworkPolicy) -> frozenset[PodSet]:
+    """Return every set of pods a policy's rules may match on."""
+    return selectors_of(policy) | named_ports_of(policy)
 
 
 def _some(*changes: Change | None) -> list[Change]:
