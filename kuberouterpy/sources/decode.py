@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
+from socket import AF_INET, inet_pton
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -59,9 +60,12 @@ _TRIGGERED: Final = "endpoints.kubernetes.io/last-change-trigger-time"
 _AFFINITY_S: Final = 10_800
 """The API's default of sessionAffinityConfig.clientIP.timeoutSeconds."""
 _MAX_AFFINITY_S: Final = 86_400
+_SPECIAL_OCTETS: Final = frozenset({"0", "127", "169", *map(str, range(224, 240))})
+"""First octets under which some address is unspecified, loopback, link-local or multicast."""
 _MAX_PORT: Final = 65_535
 _PROTOCOLS: Final = {"TCP": Protocol.TCP, "UDP": Protocol.UDP, "SCTP": Protocol.SCTP}
 _FAMILIES: Final = {"IPv4": IPV4, "IPv6": IPV6}
+_CLUSTER_WIDE: Final[frozenset[Kind]] = frozenset({Namespace, Node})
 _FINISHED: Final = frozenset({"Succeeded", "Failed"})
 
 T = TypeVar("T")
@@ -129,14 +133,8 @@ def decode(kind: Kind, raw: bytes | Raw, *, node_name: str = "") -> Decoded:
     Pods of other nodes than ``node_name`` keep only what policy needs.
     Errors: Garbage where not even the object's name can be read.
     """
-    try:
-        known = _IDENTIFIED.decode(raw).metadata
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        raise Garbage(f"an object has no readable metadata ({_reason(error)})") from None
-    if not known.name:
-        raise Garbage("an object has no metadata.name")
-    ref = Ref(sys.intern(known.namespace or ""), sys.intern(known.name))
-    uid = known.uid or ""
+    known = _identified(kind, raw)
+    ref, uid = known.ref, known.uid
     problems = Problems()
     try:
         if kind is NetworkPolicy:
@@ -148,16 +146,35 @@ def decode(kind: Kind, raw: bytes | Raw, *, node_name: str = "") -> Decoded:
     return Decoded(kind, ref, uid, record, tuple(problems.texts))
 
 
-def identity(raw: bytes | Raw) -> tuple[Ref, str]:
-    """Return the identity and the resourceVersion of any object.
+class Identity(NamedTuple):
+    """Which object it is, and in which version."""
 
-    Errors: Garbage where they cannot be read.
+    ref: Ref
+    """Identity; a cluster-wide kind has no namespace, whatever the object says."""
+    uid: str
+    """metadata.uid."""
+    version: str
+    """metadata.resourceVersion."""
+
+
+def identity(kind: Kind, raw: bytes | Raw) -> Identity:
+    """Return who an object is; a bookmark has a version only.
+
+    Errors: Garbage where that cannot be read.
     """
     try:
         known = _IDENTIFIED.decode(raw).metadata
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise Garbage(f"an object has no readable metadata ({_reason(error)})") from None
-    return Ref(known.namespace or "", known.name), known.resource_version or ""
+    namespace = "" if kind in _CLUSTER_WIDE else known.namespace or ""
+    return Identity(Ref(sys.intern(namespace), sys.intern(known.name)), known.uid or "", known.resource_version or "")
+
+
+def _identified(kind: Kind, raw: bytes | Raw) -> Identity:
+    known = identity(kind, raw)
+    if not known.ref.name:
+        raise Garbage("an object has no metadata.name")
+    return known
 
 
 def _reason(error: Exception) -> str:
@@ -173,9 +190,11 @@ def _reason(error: Exception) -> str:
 # --- small readers, shared --------------------------------------------------------------------------------------------
 
 
+# Cached: pods and slices name the same addresses, and ipaddress costs microseconds and a new string each time.
 @lru_cache(maxsize=65_536)
 def _address(text: str) -> str:
-    # Cached: pods and slices name the same addresses, and ipaddress costs microseconds and a new string each time.
+    if _plain_ipv4(text):
+        return sys.intern(text)
     if "%" in text:
         raise ValueError(f"{text!r} has a zone")
     return sys.intern(canonical_address(text.strip()))
@@ -184,10 +203,21 @@ def _address(text: str) -> str:
 @lru_cache(maxsize=65_536)
 def _endpoint_address(text: str) -> str:
     canonical = _address(text)
+    if ":" not in canonical and canonical.partition(".")[0] not in _SPECIAL_OCTETS:
+        return canonical
     address = ip_address(canonical)
     if address.is_unspecified or address.is_loopback or address.is_multicast or address.is_link_local:
         raise ValueError(f"{text!r} is not the address of an endpoint")
     return canonical
+
+
+def _plain_ipv4(text: str) -> bool:
+    """Return whether this is canonical IPv4: inet_pton refuses every other spelling, and takes a tenth of the time."""
+    try:
+        inet_pton(AF_INET, text)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _prefix(text: str) -> str:
@@ -430,13 +460,13 @@ def _container_ports(spec: wire.PodSpec, problems: Problems) -> Iterator[Contain
 
 
 def _namespace(one: wire.Namespace, ref: Ref, _problems: Problems, _node_name: str) -> Namespace:
-    return Namespace(Ref("", ref.name), _labels(one.metadata))
+    return Namespace(ref, _labels(one.metadata))
 
 
 def _node(one: wire.Node, ref: Ref, problems: Problems, _node_name: str) -> Node:
     spec, status, meta = one.spec or wire.NodeSpec(), one.status or wire.NodeStatus(), one.metadata
     return Node(
-        ref=Ref("", ref.name),
+        ref=ref,
         addresses=tuple(_node_addresses(status, problems)),
         pod_cidrs=problems.each("spec.podCIDRs", spec.pod_cidrs or ([spec.pod_cidr] if spec.pod_cidr else []), _prefix),
         zone=sys.intern((meta.labels or {}).get(_ZONE, "")),

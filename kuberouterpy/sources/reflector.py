@@ -256,17 +256,17 @@ class Reflector:
             raise Garbage(f"{what}: a line is not an event ({error})") from None
         match event.type:
             case "ADDED" | "MODIFIED":
-                _, version = identity(event.object)
+                version = identity(self.resource.kind, event.object).version
                 for out in self._changed(decode(self.resource.kind, event.object, node_name=self._node_name)):
                     self._put(out)
             case "DELETED":
-                ref, version = identity(event.object)
+                ref, _, version = identity(self.resource.kind, event.object)
                 if not ref.name:
                     raise Garbage(f"{what}: a deletion names nothing")
                 self._good.discard(ref)
                 self._put(Delete(self.resource.kind, ref))
             case "BOOKMARK":
-                _, version = identity(event.object)
+                version = identity(self.resource.kind, event.object).version
                 if self._lines is not None:
                     self._lines.patience(_BOOKMARKED_S)
             case "ERROR":
