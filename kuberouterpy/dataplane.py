@@ -474,6 +474,8 @@ class PolicyStatement(Struct, frozen=True):
     """How often."""
     next_hop_self: bool = False
     """Set the next hop to our own address."""
+    originated_here: bool = False
+    """Only paths we originate: never transit."""
 
 
 class RoutePolicyKey(Struct, frozen=True, order=True):
