@@ -108,7 +108,11 @@ class IpsetDriver:
             yield from self._apply_part(part)
 
     def _apply_part(self, ops: Sequence[Op]) -> Iterator[Answer]:
-        headers = self._headers() if any(isinstance(op.value, Set) for op in ops) else {}
+        try:
+            headers = self._headers() if any(isinstance(op.value, Set) for op in ops) else {}
+        except DriverError as error:
+            yield from ((op, error) for op in ops)
+            return
         lines: list[_Line] = []
         for op in ops:
             try:
@@ -122,7 +126,11 @@ class IpsetDriver:
                     continue
                 yield from self._restore(lines)
                 lines = []
-                yield op, self._rebuild(op, op.value, header)
+                try:
+                    self._rebuild(op, op.value, header)
+                    yield op, None
+                except DriverError as error:
+                    yield op, error
             else:
                 self._remember(op)
                 lines.append(_line(op))
@@ -140,14 +148,18 @@ class IpsetDriver:
     def _restore(self, lines: Sequence[_Line]) -> Iterator[Answer]:
         while lines:
             text = "".join(f"{line.text}\n" for line in lines)
-            output = command.run([self._program, "-exist", "restore"], text=text)
+            try:
+                output = command.run([self._program, "-exist", "restore"], text=text)
+            except DriverError as error:
+                yield from ((line.op, error) for line in lines)
+                return
             if output.code == 0:
                 yield from ((line.op, None) for line in lines)
                 return
             found = _FAILED.search(output.stderr)
             if found is None:
-                error = command.failed(f"restore {len(lines)} lines of ipset", output, errno=_errno(output.stderr))
-                yield from ((line.op, error) for line in lines)
+                refused = command.failed(f"restore {len(lines)} lines of ipset", output, errno=_errno(output.stderr))
+                yield from ((line.op, refused) for line in lines)
                 return
             at, words = int(found[1]) - 1, found[2]
             again = _first_unsure(lines, at)
@@ -156,7 +168,7 @@ class IpsetDriver:
             yield from ((lines[n].op, error) for n, error in errors.items())
             lines = [line for n, line in enumerate(lines[again:], again) if n not in errors]
 
-    def _rebuild(self, op: Op, value: Set, header: Header) -> DriverError | None:
+    def _rebuild(self, op: Op, value: Set, header: Header) -> None:
         """Give an existing set other properties; its entries stay, except where its type changes."""
         name, temporary = value.key.name, hashed(TEMPORARY, value.key.name, length=15)
         if (header.type, header.family) == (value.type, value.family.ipset):
@@ -172,11 +184,11 @@ class IpsetDriver:
         text = "\n".join((f"destroy {temporary}", _create(temporary, value), *lines, ""))
         output = command.run([self._program, "-exist", "restore"], text=text)
         if output.code == 0:
-            return None
+            return
         command.run([self._program, "-exist", "destroy", temporary])
         found = _FAILED.search(output.stderr)
         context = command.numbered(text, int(found[1])) if found else ""
-        return command.failed(_attempt(op), output, errno=_errno(output.stderr), context=context)
+        raise command.failed(_attempt(op), output, errno=_errno(output.stderr), context=context)
 
     def _saved(self, name: str) -> str:
         return command.demand([self._program, "save", name])
