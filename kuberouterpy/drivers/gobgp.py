@@ -127,7 +127,7 @@ class GobgpDriver:
             case RoutePolicyKey() as key, None:
                 self._unassign(key.direction)
             case NeighborKey(address=address), None:
-                self._tolerating("exist", "DeletePeer", pb.DeletePeerRequest(address=address))
+                self._remove_neighbor(address)
             case PathKey() as key, None:
                 self._withdraw(key)
             case SpeakerKey(), None:
@@ -155,14 +155,6 @@ class GobgpDriver:
     def _as_written(self, found: Object) -> Object:
         written = self._written.get(found.key)
         return written if written is not None and _plain(written) == _plain(found) else found
-
-    def _tolerating(self, word: str, method: str, request: pb.DeletePeerRequest | pb.DeletePathRequest) -> None:
-        """Call a deleting method; that the thing is already gone is success."""
-        try:
-            self._client.call(method, request, pb.Nothing)
-        except GobgpError as error:
-            if error.fault is not Fault.REFUSED or word not in str(error):
-                raise
 
     # --- speaker ---------------------------------------------------------------------------------------------------
 
@@ -264,8 +256,16 @@ class GobgpDriver:
         if held is not None and _marked(held) == fingerprint(neighbor):
             return
         if held is not None:
-            self._tolerating("exist", "DeletePeer", pb.DeletePeerRequest(address=neighbor.key.address))
+            self._remove_neighbor(neighbor.key.address)
         self._client.call("AddPeer", pb.AddPeerRequest(peer=_peer(neighbor, deferral_s)), pb.Nothing)
+
+    def _remove_neighbor(self, address: str) -> None:
+        try:
+            self._client.call("DeletePeer", pb.DeletePeerRequest(address=address), pb.Nothing)
+        except GobgpError as error:
+            # Every version has its own words for one that is not there.
+            if error.fault is not Fault.REFUSED or address in self._peers():
+                raise
 
     def _deferral_s(self) -> int:
         return self._noted()[2]
@@ -320,7 +320,7 @@ class GobgpDriver:
         request = pb.DeletePathRequest(
             table_type=self._number(Shifted.TABLE_GLOBAL), family=_family(key.family), path=path
         )
-        self._tolerating("found", "DeletePath", request)
+        self._client.call("DeletePath", request, pb.Nothing)
 
     @staticmethod
     def _path(path: Object | None) -> pb.Path:
@@ -520,6 +520,7 @@ def _peer(neighbor: Neighbor, deferral_s: int) -> pb.Peer:
 
 def _read_neighbor(address: str, peer: pb.Peer) -> Neighbor:
     conf, timers, transport = peer.conf, peer.timers.config, peer.transport
+    reflector = peer.route_reflector
     afis = {one.config.family.afi for one in peer.afi_safis}
     description = conf.description.rpartition(_MARK)[0] if _marked(peer) else conf.description
     return Neighbor(
@@ -534,8 +535,9 @@ def _read_neighbor(address: str, peer: pb.Peer) -> Neighbor:
         passive=transport.passive_mode,
         multihop_ttl=peer.ebgp_multihop.multihop_ttl if peer.ebgp_multihop.enabled else 0,
         graceful_restart_s=peer.graceful_restart.restart_time if peer.graceful_restart.enabled else 0,
-        reflector_client=peer.route_reflector.route_reflector_client,
-        reflector_cluster=peer.route_reflector.route_reflector_cluster_id,
+        reflector_client=reflector.route_reflector_client,
+        # Without a client GoBGP 4 says "invalid IP" here.
+        reflector_cluster=reflector.route_reflector_cluster_id if reflector.route_reflector_client else "",
         password=conf.auth_password,
     )
 
