@@ -209,6 +209,7 @@ class _Stream:
     def __init__(self, response: Any, what: str) -> None:
         self._response = response
         self._what = what
+        self._socket = _socket_of(response)
         self._aborted = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -231,18 +232,26 @@ class _Stream:
 
     def patience(self, seconds: float) -> None:
         """Take ``seconds`` of silence from now on as a dead connection."""
-        self._socket().settimeout(seconds)
+        if self._socket is not None:
+            self._socket.settimeout(seconds)
 
     def abort(self) -> None:
         """End the iteration from another thread: a blocked read wakes only when its socket is shut down."""
         self._aborted = True
-        with suppress(Exception):
-            self._socket().shutdown(socket.SHUT_RDWR)
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
-    def _socket(self) -> Any:
-        # urllib3 2 has .connection, 1.26 ._connection; both keep it until the body has been read.
-        connection = getattr(self._response, "connection", None) or self._response._connection
-        return connection.sock
+
+def _socket_of(response: Any) -> Any:
+    """Return the socket under a response, or ``None`` where this version of urllib3 keeps it elsewhere."""
+    # urllib3 2 has .connection, 1.26 ._connection; a connection that will be closed leaves its socket to the response.
+    connection = getattr(response, "connection", None) or getattr(response, "_connection", None)
+    held = getattr(connection, "sock", None)
+    if held is None:
+        with suppress(AttributeError):
+            held = response._fp.fp.raw._sock
+    return held
 
 
 def _chunks(response: Any) -> Iterator[bytes]:
