@@ -34,9 +34,9 @@ from kuberouterpy.dataplane import (
     VirtualServerKey,
 )
 from kuberouterpy.drivers import ipvs_wire as wire
+from kuberouterpy.drivers.batches import sends
 from kuberouterpy.drivers.ipvs_wire import Statistics, Timeouts
 from kuberouterpy.drivers.netlink import (
-    BATCH,
     GENERIC,
     Message,
     Netlink,
@@ -101,8 +101,8 @@ class IpvsDriver:
 
     def apply(self, ops: Sequence[Op]) -> Iterator[Outcome]:
         """Carry out ``ops`` in order, a hundred in one send."""
-        for start in range(0, len(ops), BATCH):
-            yield from self._apply(ops[start : start + BATCH])
+        for part in sends(ops):
+            yield from self._apply(part)
 
     def statistics(self) -> Mapping[Key, Statistics]:
         """Return the counters of our virtual servers and their real servers."""

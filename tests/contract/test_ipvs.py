@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -25,6 +25,7 @@ from kuberouterpy.drivers.ipvs import IpvsDriver
 from kuberouterpy.errors import DriverError
 from kuberouterpy.family import FAMILIES, IPV4, IPV6, Family
 from kuberouterpy.protocol import Protocol
+from tests.contract import suite
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("netns")]
 
@@ -36,6 +37,47 @@ POD = {IPV4: "10.1.2.3", IPV6: "fd00:1:2::3"}
 def driver() -> Iterator[IpvsDriver]:
     with closing(IpvsDriver(lambda key: True)) as made:
         yield made
+
+
+@pytest.fixture
+def subject() -> Iterator[suite.Subject]:
+    with ExitStack() as stack:
+
+        def restart(_: Sequence[Object]) -> IpvsDriver:
+            return stack.enter_context(closing(IpvsDriver(lambda key: key.address in VIP.values() or key.fwmark == 77)))
+
+        yield suite.Subject(restart, tuple(samples()), kernel, changes=changes(), foreign=foreign)
+
+
+@pytest.mark.parametrize("check", suite.CHECKS, ids=suite.named)
+def test_contract(subject: suite.Subject, check: suite.Check) -> None:
+    check(subject)
+
+
+def samples() -> Iterator[Object]:
+    for family in FAMILIES:
+        for one in (server(family), server(family, Protocol.UDP, 53, scheduler="lc"), server(family, Protocol.SCTP, 9)):
+            yield one
+            yield real(one)
+            yield real(one, port=8081, weight=0)
+        marked = VirtualServer(VirtualServerKey(family, Protocol.TCP, "", 0, fwmark=77), persistence_s=60)
+        yield marked
+        yield RealServer(RealServerKey(marked.key, POD[family], 0), forward=Forward.TUNNEL)
+
+
+def changes() -> dict[Key, Object]:
+    changed: dict[Key, Object] = {}
+    for family in FAMILIES:
+        one = server(family, scheduler="sh", flags=VirtualServerFlag.SCHED1, persistence_s=10800)
+        changed |= {one.key: one, real(one).key: real(one, weight=0)}
+    return changed
+
+
+def foreign() -> None:
+    lines = (
+        "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 10.1.2.3:8080 -m\n-A -f 78 -s wrr\n-A -t [fd00::9]:80 -s rr\n"
+    )
+    subprocess.run(["ipvsadm", "-R"], check=True, input=lines, text=True)
 
 
 def server(family: Family = IPV4, protocol: Protocol = Protocol.TCP, port: int = 80, **fields: object) -> VirtualServer:
@@ -61,7 +103,7 @@ def create(driver: IpvsDriver, *objects: Object) -> None:
 
 
 def kernel() -> list[str]:
-    return subprocess.run(["ipvsadm", "-Sn"], check=True, capture_output=True, text=True).stdout.splitlines()
+    return sorted(subprocess.run(["ipvsadm", "-Sn"], check=True, capture_output=True, text=True).stdout.splitlines())
 
 
 def by_key(*objects: Object) -> dict[Key, Object]:
@@ -84,7 +126,7 @@ def test_ipvsadm_shows_the_same(driver: IpvsDriver) -> None:
     marked = VirtualServer(VirtualServerKey(IPV6, Protocol.TCP, "", 0, fwmark=77))
     create(driver, four, real(four), real(four, "10.1.2.4", weight=0), six, real(six), marked)
     create(driver, RealServer(RealServerKey(marked.key, POD[IPV6], 0), forward=Forward.TUNNEL))
-    assert sorted(kernel()) == [
+    assert kernel() == [
         "-A -f 77 -6 -s rr",
         "-A -t 10.96.0.10:80 -s rr -p 60",
         "-A -u [fd00:96::10]:80 -s lc",
