@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -66,14 +67,42 @@ def _load_file(name: str, settings: Any) -> None:
         raise ConfigError(f"kubeconfig {name}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"kubeconfig {name}: is not YAML ({_words(error)})") from None
-    if not isinstance(document, dict):
-        raise ConfigError(f"kubeconfig {name}: is empty or not a mapping; it needs clusters, contexts and users")
-    for key in ("clusters", "contexts"):
-        if not isinstance(document.get(key), list) or not document[key]:
-            raise ConfigError(f"kubeconfig {name}: has no {key}")
-    if not document.get("current-context"):
-        raise ConfigError(f"kubeconfig {name}: has no current-context; set one with kubectl config use-context")
+    try:
+        _check_document(document)
+    except ValueError as error:
+        raise ConfigError(f"kubeconfig {name}: {error}") from None
     load_kube_config(config_file=str(path), client_configuration=settings, persist_config=False)
+
+
+def _check_document(document: object) -> None:
+    """Raise ValueError for what the package would answer with a TypeError or a dump."""
+    if not isinstance(document, dict):
+        raise ValueError("is empty or not a mapping; it needs clusters, contexts and users")
+    current = document.get("current-context")
+    clusters, contexts = _named(document, "clusters"), _named(document, "contexts")
+    if not current:
+        raise ValueError("has no current-context; set one with kubectl config use-context")
+    if current not in contexts:
+        raise ValueError(f"current-context {current!r} is not one of its contexts ({', '.join(contexts)})")
+    context = contexts[current].get("context")
+    cluster = context.get("cluster") if isinstance(context, dict) else None
+    if cluster not in clusters:
+        raise ValueError(f"context {current!r} names cluster {cluster!r}, which is not there")
+    settings = clusters[cluster].get("cluster")
+    if not isinstance(settings, dict) or not isinstance(settings.get("server"), str):
+        raise ValueError(f"cluster {cluster!r} has no server")
+    user = context.get("user") if isinstance(context, dict) else None
+    if user and user not in _named(document, "users"):
+        raise ValueError(f"context {current!r} names user {user!r}, which is not there")
+
+
+def _named(document: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    items = document.get(key)
+    if not isinstance(items, list) or not items:
+        raise ValueError(f"has no {key}")
+    if not all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in items):
+        raise ValueError(f"{key} has an item without name")
+    return {item["name"]: item for item in items}
 
 
 def _load_pod(settings: Any) -> None:
@@ -96,18 +125,21 @@ def _check_server(url: str, source: str) -> None:
 def _check_tls(settings: Any) -> None:
     """Read certificates now: urllib3 would fail at the first connection, in words that name no file."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if settings.ssl_ca_cert:
-        try:
+    try:
+        what = f"certificate-authority{_shown(settings.ssl_ca_cert)}"
+        if settings.ssl_ca_cert:
             context.load_verify_locations(cafile=settings.ssl_ca_cert)
-        except (ssl.SSLError, OSError) as error:
-            raise ConfigError(f"certificate-authority {settings.ssl_ca_cert}: {_words(error)}") from None
-    if settings.cert_file:
-        try:
+        what = f"client-certificate{_shown(settings.cert_file)} with client-key{_shown(settings.key_file)}"
+        if settings.cert_file:
             context.load_cert_chain(settings.cert_file, settings.key_file)
-        except (ssl.SSLError, OSError) as error:
-            raise ConfigError(
-                f"client-certificate {settings.cert_file} with client-key {settings.key_file}: {_words(error)}"
-            ) from None
+    except (ssl.SSLError, OSError) as error:
+        raise ValueError(f"{what}: {_words(error)}") from None
+
+
+def _shown(path: str | None) -> str:
+    # Data of the kubeconfig is put into a file of its own, whose name would say nothing.
+    made = f"{tempfile.gettempdir()}/{tempfile.gettempprefix()}"
+    return f" {path}" if path and not path.startswith(made) else "-data"
 
 
 def _words(error: Exception) -> str:

@@ -120,7 +120,7 @@ class Transport:
         """Yield an open watch; ``read_s`` of silence end it with SourceError."""
         response = self._send(_Request("GET", path, query))
         try:
-            stream = _Stream(response, f"watch {path}")
+            stream = _Stream(response, f"watch {path} of {self.server}")
             stream.patience(read_s)
             yield stream
         finally:
@@ -138,7 +138,7 @@ class Transport:
             rest = response.read(1)
         except Exception as error:
             response.close()
-            raise _unreachable(str(request), error) from None
+            raise _unreachable(f"{request} of {self.server}", error) from None
         if rest:
             response.close()
             raise SourceError(f"{request}: the answer is larger than {_MAX_BODY_BYTES} bytes")
@@ -169,7 +169,7 @@ class Transport:
                 preload_content=False,
             )
         except Exception as error:
-            raise _unreachable(str(request), error) from None
+            raise _unreachable(f"{request} of {self.server}", error) from None
         if 200 <= response.status < 300:
             return response
         try:
@@ -289,4 +289,5 @@ def _unreachable(what: str, error: Exception) -> SourceError:
             break
         inner = following
     words = getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
-    return SourceError(f"{what}: {' '.join(str(words).split())[:300]}")
+    text = " ".join(str(words).split())[:300]
+    return SourceError(f"{what}: {text[:1].lower()}{text[1:]}")

@@ -158,7 +158,7 @@ def test_how_long_a_busy_server_asks_to_wait(
 )
 def test_half_an_answer_is_no_answer(answer: bytes, server: Scripted, api: Transport) -> None:
     server.script = [answer]
-    with pytest.raises(SourceError, match="GET /x: "):
+    with pytest.raises(SourceError, match=r"GET /x of \S+: "):
         api.get("/x")
 
 
@@ -182,7 +182,7 @@ def test_a_server_that_stops_in_the_middle_is_given_up(
 
 def test_nobody_listening_is_told_in_the_kernels_words(server: Scripted) -> None:
     server.close()
-    with pytest.raises(SourceError, match=r"GET /x: .*refused"):
+    with pytest.raises(SourceError, match=r"GET /x of \S+: connection refused"):
         Transport(Config(master=server.url)).get("/x")
 
 
@@ -217,7 +217,10 @@ def test_a_watch_that_is_cut_says_so_after_its_lines(server: Scripted, api: Tran
 
     server.script = [answer]
     seen = []
-    with api.stream_lines("/w", {"watch": 1}, read_s=5.0) as lines, pytest.raises(SourceError, match="watch /w: "):
+    with (
+        api.stream_lines("/w", {"watch": 1}, read_s=5.0) as lines,
+        pytest.raises(SourceError, match=r"watch /w of \S+: "),
+    ):
         seen.extend(iter(lines))
     assert seen in ([], [b'{"a":1}'])
 
@@ -313,7 +316,7 @@ def test_master_overrides_the_servers_address_in_the_kubeconfig(server: Scripted
 def test_tls_to_a_server_that_speaks_none_is_one_clear_line(server: Scripted) -> None:
     server.greeting = b"HTTP/1.1 400 Bad Request\r\n\r\n"
     api = Transport(Config(master=server.url.replace("http:", "https:")))
-    with pytest.raises(SourceError, match="GET /x: ") as caught:
+    with pytest.raises(SourceError, match=r"GET /x of \S+: ") as caught:
         api.get("/x")
     assert len(str(caught.value).splitlines()) == 1
 
@@ -331,14 +334,19 @@ CONTEXT = "contexts: [{name: c, context: {cluster: k}}], current-context: c"
         ("{}", "has no clusters"),
         ("{clusters: [{name: k, cluster: {server: 'http://a'}}]}", "has no contexts"),
         ("{clusters: [{name: k}], contexts: [{name: c}]}", "has no current-context"),
-        ("{clusters: [{name: k}], contexts: [{name: c}], current-context: d}", "d"),
-        (f"{{clusters: [{{name: k}}], {CONTEXT}}}", "cluster"),
-        (f"{{clusters: [5], {CONTEXT}}}", "kubeconfig"),
+        ("{clusters: [{name: k}], contexts: [{name: c}], current-context: d}", "'d' is not one of its contexts (c)"),
+        (f"{{clusters: [{{name: l}}], {CONTEXT}}}", "context 'c' names cluster 'k', which is not there"),
+        (f"{{clusters: [{{name: k}}], {CONTEXT}}}", "cluster 'k' has no server"),
+        (f"{{clusters: [5], {CONTEXT}}}", "clusters has an item without name"),
         (f"{{clusters: [{{name: k, cluster: {{server: 'a:b'}}}}], {CONTEXT}}}", "is not the URL of an API server"),
         (f"{{clusters: [{{name: k, cluster: {{server: https://a, certificate-authority: /no}}}}], {CONTEXT}}}", "/no"),
         (
             f"{{clusters: [{{name: k, cluster: {{server: https://a, certificate-authority-data: y}}}}], {CONTEXT}}}",
-            "kubeconfig",
+            "base64",
+        ),
+        (
+            f"{{clusters: [{{name: k, cluster: {{server: https://a, certificate-authority-data: eHh4}}}}], {CONTEXT}}}",
+            "certificate-authority-data: ",
         ),
     ],
 )
@@ -348,6 +356,7 @@ def test_a_broken_kubeconfig_is_one_line_that_names_it(text: str, told: str, tmp
     with pytest.raises(ConfigError) as caught:
         Transport(Config(kubeconfig=str(path)))
     assert told in str(caught.value)
+    assert str(path) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
