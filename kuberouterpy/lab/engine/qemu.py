@@ -1,0 +1,87 @@
+"""A whole machine in software through virtme-ng: slow, but with everything a distribution's kernel has.
+
+Needs ``virtme-ng`` (the extra ``kuberouterpy[lab]``), ``qemu-system-x86`` and a kernel with its modules: the host's own, or
+the folder that ``KUBEROUTERPY_KERNEL`` names (``boot/vmlinuz-*`` beside ``lib/modules``, as ``linux-image-amd64`` unpacks;
+its *cloud* flavour has no 9p). The guest boots the host's root file system; frames go over virtme's standard streams.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from kuberouterpy.errors import LabError
+from kuberouterpy.lab.engine.plan import GuestPlan
+from kuberouterpy.lab.engine.uml import write_init
+
+
+class Qemu:
+    """The engine ``qemu``."""
+
+    name = "qemu"
+
+    def missing(self) -> str:
+        """Return why it cannot be used here, or nothing."""
+        if not _vng():
+            return "no vng (virtme-ng) beside this Python or on PATH"
+        if not shutil.which("qemu-system-x86_64"):
+            return "no qemu-system-x86_64"
+        if not _kernel():
+            return "no kernel image with modules in / or $KUBEROUTERPY_KERNEL"
+        return ""
+
+    def version(self) -> str:
+        """Return which kernel image will run."""
+        kernel = _kernel()
+        return f"QEMU with {kernel.name}" if kernel else "QEMU"
+
+    def start(self, plan: GuestPlan, folder: Path, channel: socket.socket) -> subprocess.Popen[bytes]:
+        """Start the guest; frames go over ``channel``, messages of vng to ``folder/kernel.log``."""
+        vng, kernel = _vng(), _kernel()
+        if not vng or not kernel:
+            raise LabError(f"engine qemu cannot run here: {self.missing()}")
+        modules = kernel.parents[1] / "lib/modules"
+        plan = msgspec.structs.replace(plan, engine=self.name, modules=str(modules))
+        init = write_init(plan, folder)
+        arguments = [vng, "--run", str(kernel), "--user", "root", "--memory", "2G", "--cpus", "2"]
+        if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+            arguments.append("--disable-kvm")
+        for place in (str(folder), *plan.writable):
+            arguments += ["--rwdir", place]
+        arguments += ["--exec", str(init)]
+        with open(folder / "kernel.log", "wb") as log:
+            return subprocess.Popen(
+                arguments,
+                stdin=channel.fileno(),
+                stdout=channel.fileno(),
+                stderr=log,
+                cwd=folder,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+
+def _vng() -> str:
+    beside = Path(sys.executable).with_name("vng")
+    return str(beside) if beside.exists() else shutil.which("vng") or ""
+
+
+def _kernel() -> Path | None:
+    root = Path(os.environ.get("KUBEROUTERPY_KERNEL", "/"))
+    for image in sorted((root / "boot").glob("vmlinuz-*"), reverse=True):
+        if (root / "lib/modules" / image.name.removeprefix("vmlinuz-")).is_dir():
+            return image
+    return None
+
+
+def _die_with_parent() -> None:
+    from kuberouterpy.lab.engine.kernel import die_with_parent
+
+    die_with_parent(signal.SIGKILL)
