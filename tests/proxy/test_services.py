@@ -158,17 +158,17 @@ def test_node_addresses_are_never_bound() -> None:
     ("annotations", "scheduler", "flags", "reason"),
     [
         ({}, "rr", 0, None),
-        ({"kube-router.io/service.scheduler": "wlc"}, "wlc", 0, None),
-        ({"kube-router.io/service.scheduler": "fastest"}, "rr", 0, "unknown-scheduler"),
+        ({"scheduler": "wlc"}, "wlc", 0, None),
+        ({"scheduler": "fastest"}, "rr", 0, "unknown-scheduler"),
         (
-            {"kube-router.io/service.scheduler": "mh", "kube-router.io/service.schedflags": "flag-1, flag-2"},
+            {"scheduler": "mh", "schedflags": "flag-1, flag-2"},
             "mh",
             0x18,
             None,
         ),
-        ({"kube-router.io/service.scheduler": "rr", "kube-router.io/service.schedflags": "flag-1"}, "rr", 0, None),
+        ({"scheduler": "rr", "schedflags": "flag-1"}, "rr", 0, None),
         (
-            {"kube-router.io/service.scheduler": "mh", "kube-router.io/service.schedflags": "x"},
+            {"scheduler": "mh", "schedflags": "x"},
             "mh",
             0,
             "unknown-scheduler-flag",
