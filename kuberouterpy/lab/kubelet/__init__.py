@@ -1,7 +1,8 @@
 """A kubelet small enough for a lab: one per node, several in one process, each a handful of threads that sleep.
 
 ``run`` registers the node, follows the pods bound to it and gives each a worker (``pod``), which makes the pod's network
-namespace with the real CNI plugins (``sandbox``, ``cni``, ``netns``), runs its containers' commands as processes in it or
+namespace with the real CNI plugins (``sandbox``, ``cni``, ``netns``), runs its containers' commands as processes in it
+(``view``, ``process``) or
 lets the built-in responder serve its ports, probes it (``probes``) and reports its status (``status``). Decisions are
 pure functions in ``status`` and ``containers``.
 
@@ -23,10 +24,11 @@ from kuberouterpy.lab.kubelet.plan import KubeletNode
 from kuberouterpy.lab.kubelet.pod import PodWorker
 from kuberouterpy.lab.kubelet.process import Reaper
 from kuberouterpy.lab.kubelet.runs import Services
+from kuberouterpy.lab.kubelet.view import pod_view
 from kuberouterpy.lab.responder import Responder
 from kuberouterpy.log import event
 
-__all__ = ["KubeletNode", "pod_netns", "run"]
+__all__ = ["KubeletNode", "pod_netns", "pod_view", "run"]
 
 _END_S = 10.0
 

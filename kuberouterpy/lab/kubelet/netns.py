@@ -22,7 +22,8 @@ from typing import Final
 DIRECTORY: Final = Path("/run/netns")
 _OWN: Final = "/proc/thread-self/ns/net"
 _CLONE_NEWNET: Final = 0x40000000
-_MS_BIND, _MS_REC, _MS_SHARED, _MNT_DETACH = 0x1000, 0x4000, 0x100000, 2
+_CLONE_NEWNS: Final = 0x00020000
+_MS_BIND, _MS_REC, _MS_PRIVATE, _MS_SHARED, _MNT_DETACH = 0x1000, 0x4000, 0x40000, 0x100000, 2
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _NAME_MAX: Final = 255
 
@@ -90,6 +91,23 @@ def enter(path: str) -> None:
         _check(_libc.setns(there, _CLONE_NEWNET), f"enter {path}")
     finally:
         os.close(there)
+
+
+def own_mounts() -> None:
+    """Give this thread, for good, a copy of the mounts that nothing is passed on from or to.
+
+    The copy holds no pinned network namespaces: it would keep those of other pods alive.
+    """
+    _check(_libc.unshare(_CLONE_NEWNS), "unshare mounts")
+    _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "make mounts private")
+    while _libc.umount2(str(DIRECTORY).encode(), _MNT_DETACH) == 0:
+        continue
+
+
+def mount(kind: str, source: str, target: str, options: str = "") -> None:
+    """Mount a file system. Errors: OSError."""
+    result = _libc.mount(source.encode(), target.encode(), kind.encode(), 0, options.encode() or None)
+    _check(result, f"mount {kind} on {target}")
 
 
 def processes(path: str) -> list[int]:

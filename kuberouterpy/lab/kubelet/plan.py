@@ -28,6 +28,10 @@ class KubeletNode(msgspec.Struct, frozen=True):
         """Where host-local keeps this node's addresses."""
         return f"{self.directory}/cni/networks"
 
+    def scratch(self, uid: str) -> str:
+        """Return the folder that a pod's writes to /tmp go to."""
+        return f"{self.directory}/pods/{uid}"
+
     def log_path(self, namespace: str, name: str, uid: str, container: str) -> str:
         """Return the file that a container's output goes to."""
         return f"{self.directory}/logs/{namespace}_{name}_{uid}/{container}.log"

@@ -1,9 +1,10 @@
-"""A pod's network: its namespace, attached to the node by the CNI plugins; or the node's own with hostNetwork."""
+"""Where a pod lives: a network namespace attached to the node by the CNI plugins, or the node's own with hostNetwork."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from kuberouterpy.lab.client import Object
 from kuberouterpy.lab.kubelet import cni, netns
 from kuberouterpy.lab.kubelet.plan import KubeletNode
 from kuberouterpy.lab.kubelet.process import Command, Process
+from kuberouterpy.lab.kubelet.view import View, pod_view
 from kuberouterpy.log import event
 
 T = TypeVar("T")
@@ -32,6 +34,8 @@ class Sandbox:
         self._host = bool(pod["spec"].get("hostNetwork"))
         self.netns = node.netns if self._host else netns.pod_netns(meta["namespace"], meta["name"], meta["uid"])
         self.addresses: tuple[str, ...] = ()
+        self._view: View | None = None
+        self._viewing = threading.Lock()  # probes start processes too
         self._attached: tuple[Object, cni.Attachment, Object | None] | None = None
 
     def attach(self) -> None:
@@ -55,6 +59,11 @@ class Sandbox:
 
     def detach(self, *, node_goes: bool = False) -> None:
         """Undo ``attach`` and end every process left in the namespace; ``node_goes`` spares the plugins' work."""
+        with self._viewing:
+            if self._view is not None:
+                self._view.close()
+                self._view = None
+                shutil.rmtree(self._node.scratch(self._pod["metadata"]["uid"]), ignore_errors=True)
         if self._host or self._attached is None:
             return
         with suppress(OSError):
@@ -68,9 +77,13 @@ class Sandbox:
             self._detach()
 
     def start(self, command: Command) -> Process:
-        """Start a process in the pod's network. Errors: OSError."""
-        with netns.entered(self.netns):
-            return Process(command)
+        """Start a process in the pod. Errors: OSError."""
+        with self._viewing:
+            if self._view is None:
+                meta = self._pod["metadata"]
+                link = pod_view(meta["namespace"], meta["name"], meta["uid"])
+                self._view = View(self.netns, link, self._node.scratch(meta["uid"]))
+            return self._view.do(lambda: Process(command))
 
     def within(self, action: Callable[[], T]) -> T:
         """Return what ``action`` returns when done in the pod's network."""
