@@ -7,24 +7,14 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from types import FrameType
 from typing import Final, Protocol
 
 import firewall
 import proxy
 import routing
 from kuberouterpy import __version__
-from kuberouterpy.cluster import (
-    KUBERNETES_KINDS,
-    EndpointSlice,
-    Event,
-    Kind,
-    Link,
-    Namespace,
-    NetworkPolicy,
-    Node,
-    Pod,
-    Service,
-)
+from kuberouterpy.cluster import Event, Link, Rejection
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller
 from kuberouterpy.dataplane import LocalAddressKey, VirtualServerKey
@@ -41,21 +31,14 @@ from kuberouterpy.lane import Lane, LaneResult
 from kuberouterpy.log import configure
 from kuberouterpy.log import event as log_event
 from kuberouterpy.loop import Loop, Programmed
-from kuberouterpy.sources.events import EventRecorder
+from kuberouterpy.sources.events import EventRecorder, EventType, Occurrence
 from kuberouterpy.sources.gobgp import GobgpSource
 from kuberouterpy.sources.http import HttpSource
-from kuberouterpy.sources.kubernetes import KubernetesSource
+from kuberouterpy.sources.kubernetes import KubernetesSource, kinds
 from kuberouterpy.sources.netlink import NetlinkSource
 
 _MODULES: Final = ("ip_vs", "ip_vs_rr", "br_netfilter", "dummy", "ip_set", "xt_set", "xt_ipvs", "nf_conntrack")
 """Loaded at start where the host lets us; what is really missing is named by the driver that needs it."""
-_KINDS: Final[dict[str, tuple[Kind, ...]]] = {
-    "proxy": (Service, EndpointSlice, Node),
-    "routing": (Service, EndpointSlice, Node),
-    "firewall": (Pod, Namespace, NetworkPolicy, Node),
-}
-"""What each controller must have been told before anything is written."""
-
 _log = logging.getLogger("kuberouterpy.agent")
 
 
@@ -71,8 +54,13 @@ def run(config: Config) -> int:
     configure(config.v, as_json=config.log_format == "json")
     stop = threading.Event()
     agent = Agent(config)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        agent.loop.put(None)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: (stop.set(), agent.loop.put(None)))
+        signal.signal(number, on_signal)
     log_event(
         _log,
         logging.INFO,
@@ -96,15 +84,14 @@ class Agent:
     def __init__(self, config: Config) -> None:
         self._config = config
         controllers = tuple(_controllers(config))
-        kinds = _kinds(controllers)
-        self.source = KubernetesSource(config, self._put, kinds=kinds)
-        self.events = EventRecorder(self.source.transport, component="kuberouterpy", host=config.node_name)
+        self.source = KubernetesSource(config, self._put)
+        self.events = EventRecorder(self.source.transport, config.node_name)
         self.loop = Loop(
             config=config,
             controllers=controllers,
             drivers=tuple(self._drivers(controllers)),
-            expected=(*kinds, Link),
-            on_rejection=self.events.rejected,
+            expected=(*kinds(config), Link),
+            on_rejection=self._tell,
         )
         self._sources: tuple[Source, ...] = tuple(self._make_sources())
 
@@ -126,6 +113,12 @@ class Agent:
 
     def _put(self, message: Event | LaneResult) -> None:
         self.loop.put(message)
+
+    def _tell(self, rejection: Rejection) -> None:
+        """Make a rejected object an Event on it, where whoever wrote it will look."""
+        self.events.record(
+            Occurrence(rejection.kind, rejection.ref, "Rejected", rejection.reason, rejection.uid, EventType.WARNING)
+        )
 
     def _make_sources(self) -> Iterator[Source]:
         config = self._config
@@ -169,11 +162,6 @@ def _controllers(config: Config) -> Iterator[Controller]:
         yield routing.CONTROLLER
     if config.run_firewall:
         yield firewall.CONTROLLER
-
-
-def _kinds(controllers: tuple[Controller, ...]) -> tuple[Kind, ...]:
-    needed = {kind for controller in controllers for kind in _KINDS[controller.name]}
-    return tuple(kind for kind in KUBERNETES_KINDS if kind in needed)
 
 
 def _load_modules() -> None:

@@ -5,8 +5,8 @@ A driver knows :mod:`kuberouterpy.dataplane` and never :mod:`kuberouterpy.cluste
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from kuberouterpy.dataplane import Key, Object, ObjectKind, Op
 from kuberouterpy.errors import DriverError
@@ -34,4 +34,13 @@ class Driver(Protocol):
         the others where the kernel allows it. ``UPDATE`` of a missing object creates it, ``CREATE`` of an existing
         different one changes it.
         """
+        ...
+
+
+@runtime_checkable
+class Primed(Protocol):
+    """A driver whose kernel does not round-trip what it is given, and that must know what is wanted to recognise it."""
+
+    def prime(self, objects: Iterable[Object]) -> None:
+        """Tell what is wanted; called before every listing."""
         ...
