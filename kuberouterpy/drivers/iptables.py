@@ -158,6 +158,8 @@ class IptablesDriver:
     def _restore(self, family: Family, batch: Sequence[Op]) -> tuple[_Answers, Sequence[Sequence[Op]]]:
         """Return what is decided, and the batches still to be sent."""
         lines = list(self._compose(family, batch))
+        if not lines:
+            return dict.fromkeys((op.key for op in batch), None), ()
         text = "".join(f"{line.text}\n" for line in lines)
         program = self._program(family.restore)
         output = command.run([program, "--noflush", "-w", str(LOCK_WAIT_S)], text=text)
@@ -167,7 +169,7 @@ class IptablesDriver:
         if blame.first < 0:
             number = texts.errno_of(output.stderr)
             return {op.key: command.failed(texts.attempt(op), output, errno=number) for op in batch}, ()
-        start, end = texts.table_around(lines, blame.first)
+        start, _ = texts.table_around(lines, blame.first)
         answers: _Answers = {op.key: None for line in lines[:start] for op in line.ops}
         for n, (words, number) in blame.guilty.items():
             context = command.numbered(text, n + 1)
@@ -178,9 +180,8 @@ class IptablesDriver:
         if blame.guilty:
             return answers, [rest]
         # The kernel refused the table as a whole and named no rule: find the one by halves.
-        table = {op.key for line in lines[start:end] for op in line.ops}
-        suspects = [op for op in rest if op.key in table]
-        others = [op for op in rest if op.key not in table]
+        suspects = [op for op in rest if f"*{_table(op)}" == lines[start].text]
+        others = [op for op in rest if f"*{_table(op)}" != lines[start].text]
         if len(suspects) == 1 or blame.first == start:
             number = texts.errno_of(output.stderr) or errnos.EINVAL
             context = command.numbered(text, blame.first + 1)
@@ -203,10 +204,12 @@ class IptablesDriver:
         """Yield restore text table by table; order matters: chains are declared before use and deleted when free."""
         saved = self._save(family) if any(isinstance(op.key, JumpKey) for op in batch) else {}
         for table in Table:
-            ops = [op for op in batch if getattr(op.key, "table", None) is table]
-            if not ops:
-                continue
+            ops = [op for op in batch if _table(op) is table]
             chains = [op for op in ops if isinstance(op.key, ChainKey)]
+            jumps = list(self._compose_jumps([op for op in ops if isinstance(op.key, JumpKey)], table, saved))
+            if not chains and not jumps:
+                # Naming a table would load its module.
+                continue
             yield Line(f"*{table.value}")
             for op in chains:
                 # Declaring flushes; a chain to be deleted is declared too, so that it exists and calls nobody.
@@ -214,7 +217,7 @@ class IptablesDriver:
             for op in chains:
                 if isinstance(op.value, Chain):
                     yield from (Line(f"-A {_name(op)} {texts.write_rule(rule)}", (op,)) for rule in op.value.rules)
-            yield from self._compose_jumps([op for op in ops if isinstance(op.key, JumpKey)], table, saved)
+            yield from jumps
             yield from (Line(f"-X {_name(op)}", (op,)) for op in chains if op.value is None)
             yield Line("COMMIT")
 
@@ -300,3 +303,8 @@ def _place(jump: Jump) -> tuple[int, str]:
 def _name(op: Op) -> str:
     assert isinstance(op.key, ChainKey)
     return op.key.name
+
+
+def _table(op: Op) -> Table:
+    assert isinstance(op.key, ChainKey | JumpKey)
+    return op.key.table
