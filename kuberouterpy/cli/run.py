@@ -88,9 +88,9 @@ def _run(**texts: tuple[str, ...]) -> int:
     logs.configure(config.v, as_json=config.log_format == "json")
     for flag, reason in configs.without_effect(given):
         logs.event(log, logging.WARNING, "flag_without_effect", key=f"--{flag.name}", reason=reason)
-    from kuberouterpy import agent
+    from kuberouterpy.agent import run as run_agent
 
-    return agent.run(config) or 0
+    return run_agent(config)
 
 
 run = FlagCommand(

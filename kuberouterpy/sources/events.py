@@ -18,13 +18,13 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from kuberouterpy.cluster import Kind, NetworkPolicy, Node, Ref, Service
+from kuberouterpy.cluster import Kind, NetworkPolicy, Node, Ref, Rejection, Service
 from kuberouterpy.errors import SourceError
 from kuberouterpy.names import digest
 from kuberouterpy.sources.transport import ApiError, Reply
 
-COMPONENT: Final = "kuberouterpy"
-"""source.component of our Events."""
+REJECTED: Final = "Rejected"
+"""Reason of an Event about an object of the API that cannot be used, or not all of it."""
 _QUEUE: Final = 256
 _QUIET_S: Final = 600
 """How long the same message is counted only."""
@@ -63,6 +63,15 @@ class Occurrence(Struct, frozen=True):
     """Normal or Warning."""
 
 
+class Reporter(Struct, frozen=True):
+    """Who tells."""
+
+    component: str
+    """source.component."""
+    host: str
+    """Name of this node."""
+
+
 class Poster(Protocol):
     """What posts; :class:`kuberouterpy.sources.transport.Transport` is one."""
 
@@ -81,14 +90,15 @@ class EventRecorder:
     def __init__(
         self,
         poster: Poster,
-        node_name: str,
         *,
+        host: str,
+        component: str = "kuberouterpy",
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """``clock`` and ``now``: for tests."""
+        """``host``: name of this node. ``clock`` and ``now``: for tests."""
         self._poster: Final = poster
-        self._node_name: Final = node_name
+        self._reporter: Final = Reporter(component, host)
         self._clock: Final = clock
         self._now: Final = now
         self._queue: Final[queue.Queue[Occurrence | None]] = queue.Queue(_QUEUE)
@@ -117,6 +127,10 @@ class EventRecorder:
             self._queue.put_nowait(occurrence)
         except queue.Full:
             self.dropped += 1
+
+    def rejected(self, rejection: Rejection) -> None:
+        """Tell that an object, or a part of it, cannot be used."""
+        self.record(Occurrence(rejection.kind, rejection.ref, REJECTED, rejection.reason, rejection.uid))
 
     def run(self) -> None:
         """Post until stopped."""
@@ -156,7 +170,7 @@ class EventRecorder:
         return tokens >= 1
 
     def _post(self, occurrence: Occurrence, count: int) -> None:
-        body = manifest(occurrence, self._node_name, self._now(), count)
+        body = manifest(occurrence, self._reporter, self._now(), count)
         namespace = occurrence.ref.namespace or "default"
         path = f"/api/v1/namespaces/{namespace}/events"
         try:
@@ -166,17 +180,17 @@ class EventRecorder:
                 raise
             # Ours from before, perhaps from before a restart: it happened again.
             change = {"count": max(2, count), "lastTimestamp": body["lastTimestamp"], "message": body["message"]}
-            self._poster.patch(f"{path}/{name_of(occurrence, self._node_name)}", change)
+            self._poster.patch(f"{path}/{name_of(occurrence, self._reporter)}", change)
 
 
-def name_of(occurrence: Occurrence, node_name: str) -> str:
+def name_of(occurrence: Occurrence, reporter: Reporter) -> str:
     """Return the Event's name: of identity only, so that a restarted agent finds its own."""
     one = occurrence
-    hashed = digest(one.kind.__name__, *one.ref, one.uid, one.reason, one.message, node_name).lower()
+    hashed = digest(one.kind.__name__, *one.ref, one.uid, one.reason, one.message, reporter.host).lower()
     return f"{one.ref.name[:200].rstrip('.-')}.{hashed}"
 
 
-def manifest(occurrence: Occurrence, node_name: str, now: datetime, count: int = 1) -> dict[str, object]:
+def manifest(occurrence: Occurrence, reporter: Reporter, now: datetime, count: int = 1) -> dict[str, object]:
     """Return the Event as the API takes it."""
     stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     one = occurrence
@@ -184,7 +198,7 @@ def manifest(occurrence: Occurrence, node_name: str, now: datetime, count: int =
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": name_of(one, node_name), "namespace": namespace},
+        "metadata": {"name": name_of(one, reporter), "namespace": namespace},
         "involvedObject": {
             "apiVersion": _VERSIONS[one.kind],
             "kind": one.kind.__name__,
@@ -199,7 +213,7 @@ def manifest(occurrence: Occurrence, node_name: str, now: datetime, count: int =
         "count": count,
         "firstTimestamp": stamp,
         "lastTimestamp": stamp,
-        "source": {"component": COMPONENT, "host": node_name},
-        "reportingComponent": COMPONENT,
-        "reportingInstance": node_name,
+        "source": {"component": reporter.component, "host": reporter.host},
+        "reportingComponent": reporter.component,
+        "reportingInstance": reporter.host,
     }

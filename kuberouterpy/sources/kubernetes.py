@@ -1,17 +1,18 @@
 """The Kubernetes API as a source of facts: one thread a kind, each a reflector, all of them onto one inbox.
 
-Which kinds are read follows from the controllers that run. ``Unreachable`` and ``Reachable`` are put once per change of
+``Unreachable`` and ``Reachable`` are put once per change of
 state, for the API as a whole, not per kind.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from kuberouterpy import cluster
 from kuberouterpy.cluster import (
+    KUBERNETES_KINDS,
     EndpointSlice,
     Kind,
     Namespace,
@@ -42,21 +43,16 @@ RESOURCES: Final[dict[Kind, Resource]] = {
 }
 
 
-def kinds(config: Config) -> tuple[Kind, ...]:
-    """Return the kinds that the controllers of ``config`` read; every one of them needs to know this node."""
-    wanted: set[Kind] = {Node}
-    if config.run_service_proxy or config.run_router:
-        wanted |= {Service, EndpointSlice}
-    if config.run_firewall:
-        wanted |= {Pod, Namespace, NetworkPolicy, Service}
-    return tuple(kind for kind in RESOURCES if kind in wanted)
-
-
 class KubernetesSource:
     """Lists and watches until stopped; ``put`` is called from several threads."""
 
     def __init__(
-        self, config: Config, put: Callable[[cluster.Event], None], *, transport: Transport | None = None
+        self,
+        config: Config,
+        put: Callable[[cluster.Event], None],
+        *,
+        kinds: Iterable[Kind] = KUBERNETES_KINDS,
+        transport: Transport | None = None,
     ) -> None:
         """Read credentials. Errors: ConfigError names the file and what is wrong with it."""
         self.transport: Final = transport or Transport(config)
@@ -67,7 +63,7 @@ class KubernetesSource:
         self._told = False
         self._reflectors: Final = [
             Reflector(RESOURCES[kind], self.transport, put, node_name=config.node_name, healthy=self._hear(kind))
-            for kind in kinds(config)
+            for kind in kinds
         ]
         self._threads: Final = [
             threading.Thread(target=one.run, name=f"watch-{one.resource.kind.__name__}", daemon=True)

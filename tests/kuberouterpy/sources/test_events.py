@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
-from kuberouterpy.cluster import Kind, NetworkPolicy, Node, Pod, Ref, Service
+from kuberouterpy.cluster import Kind, NetworkPolicy, Node, Pod, Ref, Rejection, Service
 from kuberouterpy.errors import SourceError
-from kuberouterpy.sources.events import EventRecorder, Occurrence, name_of
+from kuberouterpy.sources.events import EventRecorder, Occurrence, Reporter, name_of
 from kuberouterpy.sources.transport import ApiError, Reply
 
 WEB = Occurrence(
     Service, Ref("default", "web"), "UnknownScheduler", "kube-router.io/service.scheduler 'x' is unknown", "u-1"
 )
+
+
+N1 = Reporter("kuberouterpy", "n1")
 
 
 class Api:
@@ -43,7 +46,7 @@ class World:
         self.now = 0.0
         self.api = Api()
         stamp = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-        self.recorder = EventRecorder(self.api, "n1", clock=lambda: self.now, now=lambda: stamp)
+        self.recorder = EventRecorder(self.api, host="n1", clock=lambda: self.now, now=lambda: stamp)
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def test_an_event_names_its_object(world: World) -> None:
     world.recorder.handle(WEB)
     [(path, body)] = world.api.posted
     assert path == "/api/v1/namespaces/default/events"
-    assert body["metadata"] == {"name": name_of(WEB, "n1"), "namespace": "default"}
+    assert body["metadata"] == {"name": name_of(WEB, N1), "namespace": "default"}
     assert body["involvedObject"] == {
         "apiVersion": "v1",
         "kind": "Service",
@@ -107,7 +110,7 @@ def test_an_event_from_before_a_restart_is_counted_up(world: World) -> None:
     world.api.failure = ApiError("exists", status=409)
     world.recorder.handle(WEB)
     [(path, body)] = world.api.patched
-    assert path == f"/api/v1/namespaces/default/events/{name_of(WEB, 'n1')}"
+    assert path == f"/api/v1/namespaces/default/events/{name_of(WEB, N1)}"
     assert body["count"] == 2
 
 
@@ -146,3 +149,12 @@ def test_names_and_messages_fit_the_api(world: World) -> None:
     [(_, body)] = world.api.posted
     assert len(body["metadata"]["name"]) <= 253
     assert len(body["message"]) <= 1024
+
+
+def test_a_rejection_becomes_an_event_of_its_object(world: World) -> None:
+    world.recorder.rejected(Rejection(NetworkPolicy, Ref("a", "p"), "spec.ingress[0]: bad", "u-2"))
+    world.recorder.stop()
+    world.recorder.run()
+    [(_, body)] = world.api.posted
+    assert (body["reason"], body["message"]) == ("Rejected", "spec.ingress[0]: bad")
+    assert (body["involvedObject"]["kind"], body["involvedObject"]["uid"]) == ("NetworkPolicy", "u-2")

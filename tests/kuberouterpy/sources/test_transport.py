@@ -44,16 +44,21 @@ class Scripted:
             threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
 
     def _talk(self, connection: socket.socket) -> None:
+        try:
+            self._answer(connection)
+        finally:
+            if connection not in self.held:
+                connection.close()
+
+    def _answer(self, connection: socket.socket) -> None:
         if self.greeting:
             connection.sendall(self.greeting)
-            connection.close()
             return
         received = b""
-        while self.script or not received:
+        while self.script:
             while b"\r\n\r\n" not in received:
                 data = connection.recv(65536)
                 if not data:
-                    connection.close()
                     return
                 received += data
             head, _, received = received.partition(b"\r\n\r\n")
@@ -64,7 +69,6 @@ class Scripted:
                 return
             connection.sendall(answer)
             if b"Connection: close" in answer:
-                connection.close()
                 return
 
     def hold(self, first: bytes = b"") -> Callable[[socket.socket], None]:
