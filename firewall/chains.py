@@ -1,0 +1,218 @@
+"""Chains: the fixed ones, the tree that finds a pod's chain by its address, and the pod's chain.
+
+What a new connection of a pod meets in FORWARD, and proxied in OUTPUT::
+
+    KUBE-ROUTER-FORWARD   not to or from a pod of this host: RETURN
+                          ESTABLISHED,RELATED: ACCEPT      ICMP errors, neighbour discovery: ACCEPT      INVALID: DROP
+                          from a pod of this host: KUBE-ROUTER-FROM-PODS      to one: KUBE-ROUTER-TO-PODS
+                          neither dropped it: ACCEPT
+    KUBE-ROUTER-TO-PODS   -d 0.0.0.5/0.0.0.15: KUBE-ROUTER-TO-PODS-5      (16 of these, by the last four bits)
+    ...-TO-PODS-5         -d 10.1.4.5: KUBE-POD-FW-...                    (split again by the next bits where many)
+    KUBE-POD-FW-...       forget the mark; KUBE-NWPLCY-... of each policy; marked: RETURN; NFLOG; DROP
+    KUBE-NWPLCY-...       -m set --match-set KUBE-SRC-... src -p tcp --dport 80: mark
+
+Only isolated pods stand in the tree, and only connections that are new walk it: an established packet meets two rules, whatever
+the number of pods. Nothing accepts before both directions are through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
+
+from msgspec import Struct
+
+from firewall.peers import LOCAL_PODS, in_family, local_pods_set
+from firewall.policies import ALLOWED, FORGET, Direction, policy_chain_name
+from kuberouterpy.cluster import NetworkPolicy, Pod, Ref
+from kuberouterpy.config import Config
+from kuberouterpy.dataplane import Chain, ChainKey, Jump, JumpKey, Object, Rule, Table
+from kuberouterpy.family import Family
+from kuberouterpy.host import Host
+from kuberouterpy.names import hashed
+
+FORWARD: Final = "KUBE-ROUTER-FORWARD"
+OUTPUT: Final = "KUBE-ROUTER-OUTPUT"
+ICMP: Final = "KUBE-ROUTER-ICMP"
+UNSEEN: Final = "KUBE-ROUTER-UNSEEN"
+TREES: Final = {Direction.INGRESS: "KUBE-ROUTER-TO-PODS", Direction.EGRESS: "KUBE-ROUTER-FROM-PODS"}
+
+_RANK: Final = 100
+"""Our jumps stand behind the proxy's of the same built-in chain: what passes here is accepted."""
+_FORWARDED: Final = "to or from pods"
+_PROXIED: Final = "proxied by this host, or from it"
+
+SLOTS: Final = tuple(range(16))
+"""Branches at each fork of the tree: values of four bits of the address."""
+_SLOT_BITS: Final = 4
+_FORKS: Final = 4
+"""Deepest fork: 16 bits tell 65,536 pods of a host apart."""
+_LEAF: Final = 8
+"""More pods than this and a chain forks."""
+
+# Errors, without which path MTU discovery and tracing break; on IPv6 also neighbour and router discovery, without which
+# nothing works (RFC 4890). Echo is left to policy: a rule without ports allows it.
+_ICMP_TYPES: Final = {
+    Family.IPV4: ("icmp", "--icmp-type", (3, 11, 12)),
+    Family.IPV6: ("icmp6", "--icmpv6-type", (1, 2, 3, 4, 133, 134, 135, 136, 137)),
+}
+_DIRECTION_FLAG: Final = {Direction.INGRESS: "-d", Direction.EGRESS: "-s"}
+_NFLOG_PREFIX: Final = 63
+"""nflog's prefix has 64 bytes with its end."""
+_LOG_LIMIT: Final = ("-m", "limit", "--limit", "10/second", "--limit-burst", "20")
+"""Each pod and direction has its own: a flood against one pod hides nobody else's."""
+
+
+class Isolated(Struct, frozen=True, order=True):
+    """An address of an isolated pod of this host."""
+
+    address: str
+    """Canonical address."""
+    pod: Ref
+    """The pod that holds it."""
+
+
+# --- fixed chains -----------------------------------------------------------------------------------------------------
+
+
+def base(host: Host, config: Config) -> Iterator[Object]:
+    """Yield the chains, jumps and the set that all pods share."""
+    for family in host.families:
+        yield local_pods_set(family)
+        yield _chain(family, ICMP, _icmp_rules(family))
+        for direction, name in TREES.items():
+            yield _chain(family, name, (_fork_rule(name, slot, 0, direction, family) for slot in SLOTS))
+        if unseen := _unseen_rules(host, config, family):
+            yield _chain(family, UNSEEN, (_log("unseen"), Rule((), ("DROP",), "of a pod not seen yet")))
+        yield _chain(family, FORWARD, (*unseen, *_top_rules(family)))
+        yield _chain(family, OUTPUT, (*unseen, *_top_rules(family, own_node=True)))
+        for parent, name, reason in (("FORWARD", FORWARD, _FORWARDED), ("OUTPUT", OUTPUT, _PROXIED)):
+            key = JumpKey(family, Table.FILTER, parent, name)
+            yield Jump(key, Rule((), (name,), reason), rank=_RANK)
+
+
+def _top_rules(family: Family, *, own_node: bool = False) -> Iterator[Rule]:
+    pods = in_family(LOCAL_PODS, family)
+    source, destination = (("--match-set", pods, side) for side in ("src", "dst"))
+    # order matters: each rule may rely on what the ones before it let through.
+    yield Rule(
+        ("-m", "set", "!", *source, "-m", "set", "!", *destination), ("RETURN",), "no pod of this host has part in it"
+    )
+    yield Rule(("-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"), ("ACCEPT",), "of an allowed connection")
+    if own_node:
+        # Only here: a packet that came in from outside passes OUTPUT with a foreign source (services.md V15b).
+        yield Rule(("-m", "addrtype", "--src-type", "LOCAL"), ("ACCEPT",), "a node always reaches its own pods")
+    yield Rule(("-p", family.icmp), (ICMP,), "errors and neighbour discovery always pass")
+    yield Rule(("-m", "conntrack", "--ctstate", "INVALID"), ("DROP",), "belongs to no connection")
+    yield Rule(("-m", "set", *source), (TREES[Direction.EGRESS],), "from a pod of this host")
+    yield Rule(("-m", "set", *destination), (TREES[Direction.INGRESS],), "to a pod of this host")
+    yield Rule(ALLOWED, FORGET, "the mark is ours alone")
+    yield Rule((), ("ACCEPT",), "allowed in both directions")
+
+
+def _icmp_rules(family: Family) -> Iterator[Rule]:
+    module, flag, types = _ICMP_TYPES[family]
+    for number in types:
+        yield Rule(("-p", family.icmp, "-m", module, flag, str(number)), ("ACCEPT",), "errors and discovery")
+
+
+def _unseen_rules(host: Host, config: Config, family: Family) -> tuple[Rule, ...]:
+    """Return what denies addresses of this host's pod CIDRs that no known pod holds (``--netpol-default-deny``)."""
+    if not config.netpol_default_deny:
+        return ()
+    others = ("-m", "addrtype", "!", "--src-type", "LOCAL")
+    known = ("-m", "set", "!", "--match-set", in_family(LOCAL_PODS, family))
+    return tuple(
+        Rule((flag, cidr, *known, side, *others), (UNSEEN,), "a pod not seen yet")
+        for cidr in host.cidrs(family)
+        for flag, side in (("-s", "src"), ("-d", "dst"))
+    )
+
+
+# --- the tree ---------------------------------------------------------------------------------------------------------
+
+
+def slot_of(address: str) -> int:
+    """Return the branch of the tree's first fork that an address belongs to."""
+    # Read from the text: every pod of the host is asked for each pod that changes, and ip_address costs microseconds.
+    last = address.rpartition(":")[2] or "0" if ":" in address else address.rpartition(".")[2]
+    return int(last, 16 if ":" in address else 10) & (len(SLOTS) - 1)
+
+
+def branch(slot: int, isolated: Iterable[Isolated], direction: Direction, family: Family) -> Iterator[Chain]:
+    """Yield the chains behind one branch of the first fork, for the isolated pods that belong to it.
+
+    Shapes: addresses of one family with :func:`slot_of` equal to ``slot``; the first chain stands even when empty.
+    """
+    pods = tuple(sorted(isolated))
+    yield from _grow(_branch_name(TREES[direction], slot), pods, 1, direction, family)
+
+
+def _grow(name: str, pods: Sequence[Isolated], depth: int, direction: Direction, family: Family) -> Iterator[Chain]:
+    if len(pods) <= _LEAF or depth == _FORKS:
+        yield _chain(family, name, (_pod_rule(one, direction, family) for one in pods))
+        return
+    split: dict[int, list[Isolated]] = {}
+    for one in pods:
+        split.setdefault((int(ip_address(one.address)) >> (_SLOT_BITS * depth)) & (len(SLOTS) - 1), []).append(one)
+    for slot, some in sorted(split.items()):
+        yield from _grow(_branch_name(name, slot), some, depth + 1, direction, family)
+    yield _chain(family, name, (_fork_rule(name, slot, depth, direction, family) for slot in sorted(split)))
+
+
+def _fork_rule(name: str, slot: int, depth: int, direction: Direction, family: Family) -> Rule:
+    # A mask need not be contiguous: xtables compares (address & mask) with the wanted bits (ip_packet_match).
+    shift = _SLOT_BITS * depth
+    make = IPv4Address if family is Family.IPV4 else IPv6Address
+    bits = f"{make(slot << shift)}/{make((len(SLOTS) - 1) << shift)}"
+    return Rule((_DIRECTION_FLAG[direction], bits), (_branch_name(name, slot),))
+
+
+def _branch_name(name: str, slot: int) -> str:
+    return f"{name}-{slot:X}"
+
+
+def _pod_rule(one: Isolated, direction: Direction, family: Family) -> Rule:
+    match = (_DIRECTION_FLAG[direction], f"{one.address}/{family.host_prefix}")
+    return Rule(match, (pod_chain_name(one.pod, direction),), str(one.pod))
+
+
+# --- chains of pods and policies --------------------------------------------------------------------------------------
+
+
+def pod_chain_name(pod: Ref, direction: Direction) -> str:
+    """Return the name of a pod's chain; a function of namespace, name and direction only."""
+    return hashed("KUBE-POD-FW-", pod.namespace, pod.name, direction)
+
+
+def pod_chain(pod: Pod, policies: Iterable[NetworkPolicy], direction: Direction, family: Family) -> Chain:
+    """Return the chain of an isolated pod: what none of ``policies`` marks is logged and dropped."""
+    ordered = sorted(policies, key=lambda policy: policy.ref)
+    names = ",".join(policy.ref.name for policy in ordered)
+    # The mark may be left over from the pod at the other end, whose egress was judged a moment ago.
+    rules = [Rule((), FORGET, f"{pod.ref} {direction}")]
+    rules += [Rule((), (policy_chain_name(policy, direction),), f"policy {policy.ref}") for policy in ordered]
+    rules += [
+        Rule(ALLOWED, ("RETURN",), "a policy allows it"),
+        _log(f"{direction.short}:{pod.ref}:{names}"),
+        Rule((), ("DROP",), f"{pod.ref} {direction} denied by {names}"[:200]),
+    ]
+    return _chain(family, pod_chain_name(pod.ref, direction), rules)
+
+
+def policy_chain(policy: NetworkPolicy, rules: Iterable[Rule], direction: Direction, family: Family) -> Chain:
+    """Return the chain of a policy and direction."""
+    return _chain(family, policy_chain_name(policy, direction), rules)
+
+
+def _log(prefix: str) -> Rule:
+    return Rule(
+        _LOG_LIMIT,
+        ("NFLOG", "--nflog-group", "100", "--nflog-prefix", prefix[:_NFLOG_PREFIX]),
+        "tell who was denied",
+    )
+
+
+def _chain(family: Family, name: str, rules: Iterable[Rule]) -> Chain:
+    return Chain(ChainKey(family, Table.FILTER, name), tuple(rules))
