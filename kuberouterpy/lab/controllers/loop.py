@@ -95,8 +95,8 @@ class Controller(msgspec.Struct, frozen=True):
     """For the log."""
     affected: Callable[[View, Resource, Object], Iterable[Key]]
     """Keys that an object's change (its old and its new value are asked for) may concern."""
-    reconcile: Callable[[View, Api, Key], None]
-    """Make the API agree with what should be, for one key."""
+    reconcile: Callable[[View, Api, Key], float | None]
+    """Make the API agree with what should be, for one key; seconds until it is to be looked at again, if it is."""
 
 
 def run(
@@ -178,8 +178,10 @@ class _Loop:
             index, key = task
             controller = self._controllers[index]
             try:
-                controller.reconcile(self._view, self._api, key)
+                again_s = controller.reconcile(self._view, self._api, key)
                 self._failures.pop(task, None)
+                if again_s is not None:
+                    self._later[task] = time.monotonic() + again_s
             except (ApiError, KeyError, TypeError, ValueError, AttributeError) as error:
                 # The last four: an object of absurd shape must not end the lab's other controllers.
                 self._retry(controller, task, error)

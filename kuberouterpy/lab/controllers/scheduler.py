@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Final
 
 from kuberouterpy.lab.client import NODES, PODS, ApiError, Key, Object, Resource, key_of
 from kuberouterpy.lab.controllers.loop import WHOLE, Api, Controller, View
 from kuberouterpy.lab.controllers.objects import condition, finished, owner_uid
 
-_REPELLING = frozenset({"NoSchedule", "NoExecute"})
+_REPELLING: Final = frozenset({"NoSchedule", "NoExecute"})
+_START_S: Final = 20.0
 
 
 def controller() -> Controller:
@@ -112,8 +114,19 @@ def _affected(_view: View, resource: Resource, item: Object) -> list[Key]:
     return [WHOLE] if resource == NODES or (resource == PODS and _waiting(item)) else []
 
 
-def _reconcile(view: View, api: Api, _key: Key) -> None:
+def starting(node: Object, now: str) -> bool:
+    """Return whether a node was made a moment ago and is not Ready yet: pods wait for it, or the first would get all."""
+    if condition(node, "Ready") == "True":
+        return False
+    born = datetime.fromisoformat(node["metadata"]["creationTimestamp"])
+    return (datetime.fromisoformat(now) - born).total_seconds() < _START_S
+
+
+def _reconcile(view: View, api: Api, _key: Key) -> float | None:
     nodes = view.all(NODES)
+    now = datetime.now(UTC).isoformat()
+    if any(starting(node, now) for node in nodes):
+        return _START_S / 10
     for pod in sorted(filter(_waiting, view.all(PODS)), key=lambda pod: pod["metadata"].get("creationTimestamp", "")):
         node = place(pod, nodes, view.all(PODS))
         if node is None:
@@ -127,6 +140,7 @@ def _reconcile(view: View, api: Api, _key: Key) -> None:
             continue
         # The binding answers no pod; until the watch tells, count it where it will be.
         view.caches[PODS].objects[key_of(pod)] = {**pod, "spec": {**pod["spec"], "nodeName": node}}
+    return None
 
 
 def _report(api: Api, pod: Object) -> None:

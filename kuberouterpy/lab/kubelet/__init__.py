@@ -2,9 +2,8 @@
 
 ``run`` registers the node, follows the pods bound to it and gives each a worker (``pod``), which makes the pod's network
 namespace with the real CNI plugins (``sandbox``, ``cni``, ``netns``), runs its containers' commands as processes in it
-(``view``, ``process``) or
-lets the built-in responder serve its ports, probes it (``probes``) and reports its status (``status``). Decisions are
-pure functions in ``status`` and ``containers``.
+(``view``, ``process``) or lets the built-in responder serve its ports, probes it (``probes``) and reports its status
+(``status``). Decisions are pure functions in ``status`` and ``containers``.
 
 Left out: images, volumes, resources, config maps and secrets, security contexts, exec and log streaming through the API.
 """

@@ -15,13 +15,16 @@ class KubeletNode(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...]
     """InternalIPs, first the family that the node prefers."""
     directory: str
-    """Where this node keeps what is its own: addresses in use, containers' logs."""
+    """Where this node keeps what is its own: addresses in use, what pods write."""
     conflist: str
     """The CNI list the routing controller writes; the node is Ready once it is there."""
     zone: str = ""
     """Value of topology.kubernetes.io/zone; none where empty."""
     labels: dict[str, str] = {}
     """Further labels of the Node."""
+
+    logs: str = ""
+    """Where containers' logs go: all nodes may share one folder. ``directory``/logs where empty."""
 
     @property
     def cni_data(self) -> str:
@@ -32,6 +35,6 @@ class KubeletNode(msgspec.Struct, frozen=True):
         """Return the folder that a pod's writes to /tmp go to."""
         return f"{self.directory}/pods/{uid}"
 
-    def log_path(self, namespace: str, name: str, uid: str, container: str) -> str:
-        """Return the file that a container's output goes to."""
-        return f"{self.directory}/logs/{namespace}_{name}_{uid}/{container}.log"
+    def log_path(self, namespace: str, name: str, container: str) -> str:
+        """Return the file that a container's output goes to; the API server's ``--pod-log-dir`` has the same layout."""
+        return f"{self.logs or self.directory + '/logs'}/{namespace}/{name}/{container}.log"

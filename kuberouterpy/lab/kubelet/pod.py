@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import IntEnum
+from pathlib import Path
 from typing import Final
 
 from kuberouterpy.lab.client import PODS, ApiError, Object, revision
@@ -94,6 +95,8 @@ class PodWorker:
     def _live(self) -> None:
         try:
             self._updated(self._pod)
+            for one in (*self._inits, *self._mains):  # what a namesake before it said
+                Path(self._services.node.log_path(*self._key, one.name)).unlink(missing_ok=True)
             if self._attach() and self._initialize():
                 for one in self._mains:
                     self._start(one)
@@ -278,7 +281,7 @@ class PodWorker:
             words or containers.argv(one.spec, variables),
             variables,
             one.spec.get("workingDir") or "/",
-            self._services.node.log_path(*self._key, self._uid, one.name),
+            self._services.node.log_path(*self._key, one.name),
         )
 
     def _launch(self, command: Command, ended: Callable[[Process, int], None]) -> Process:
