@@ -24,7 +24,6 @@ Calls have deadlines of two seconds: a hung daemon is a DriverError. Passwords a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from ipaddress import ip_address
 from itertools import groupby
 from typing import Final
 
@@ -51,7 +50,7 @@ from kuberouterpy.errors import DriverError
 from kuberouterpy.family import FAMILIES, Family, family_of
 from kuberouterpy.gobgp import gobgp_pb2 as pb
 from kuberouterpy.gobgp import wire
-from kuberouterpy.gobgp.client import Fault, GobgpClient, GobgpError
+from kuberouterpy.gobgp.client import Fault, GobgpClient, GobgpError, originated_here
 from kuberouterpy.gobgp.dialect import ACCEPT, DIRECTIONS, GLOBAL_TABLE, REJECT, ROUTE_TYPE_LOCAL, V4, Shifted
 from kuberouterpy.names import digest
 
@@ -543,14 +542,6 @@ def _read_neighbor(address: str, peer: pb.Peer) -> Neighbor:
 
 
 # --- paths ------------------------------------------------------------------------------------------------------------
-
-
-def originated_here(path: pb.Path) -> bool:
-    """Return whether a path of the global table is our own: GoBGP writes no neighbor's address there."""
-    try:
-        return ip_address(path.neighbor_ip).is_unspecified
-    except ValueError:
-        return True
 
 
 def _read_path(path: pb.Path, family: Family) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import grpc
@@ -71,6 +72,14 @@ class Watch(Protocol):
     def cancel(self) -> bool:
         """End the stream."""
         ...
+
+
+def originated_here(path: pb.Path) -> bool:
+    """Return whether a path of the global table is our own: GoBGP writes no neighbor's address there."""
+    try:
+        return ip_address(path.neighbor_ip).is_unspecified
+    except ValueError:
+        return True
 
 
 class GobgpClient:
