@@ -248,6 +248,7 @@ class Watch:
             # ValueError and AttributeError: http.client's way of saying that close() came from another thread.
             raise ApiError(0, "Broken", f"watch: {error}") from error
         finally:
+            self._answer.close()
             self._connection.close()
 
     def close(self) -> None:

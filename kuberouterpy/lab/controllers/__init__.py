@@ -55,4 +55,8 @@ def run(server_url: str, config: Config, stop: threading.Event, *, client: Clien
         endpointslices.controller(),
     )
     resources = (NODES, PODS, SERVICES, ENDPOINT_SLICES, DEPLOYMENTS, REPLICA_SETS, DAEMON_SETS, STATEFUL_SETS)
-    loop.run(client or Client(server_url), controllers, resources, stop)
+    used = client or Client(server_url)
+    try:
+        loop.run(used, controllers, resources, stop)
+    finally:
+        used.close()

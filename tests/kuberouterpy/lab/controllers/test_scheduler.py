@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kuberouterpy.lab.controllers.scheduler import fits, place
+from kuberouterpy.lab.controllers.scheduler import fits, place, starting
 
 Object = dict[str, Any]
 
@@ -36,7 +36,7 @@ def test_finished_pods_take_no_place() -> None:
 
 
 def test_host_ports_are_not_shared() -> None:
-    wants = {"containers": [{"ports": [{"hostPort": 80}]}]}
+    wants: Object = {"containers": [{"ports": [{"hostPort": 80}]}]}
     assert (
         place(
             pod(**wants), NODES, [pod(nodeName="a", **wants), pod(nodeName="b"), pod(nodeName="c"), pod(nodeName="c")]
@@ -79,3 +79,18 @@ def test_a_pod_fits_a_ready_node_that_both_accept(spec: Object, there: Object, e
 
 def test_no_node_is_an_answer() -> None:
     assert place(pod(), [node("a", ready=False)], []) is None
+
+
+@pytest.mark.parametrize(
+    ("ready", "now", "expected"),
+    [
+        (False, "2026-01-01T00:00:05+00:00", True),
+        (False, "2026-01-01T00:05:00+00:00", False),
+        (True, "2026-01-01T00:00:05+00:00", False),
+    ],
+)
+def test_pods_wait_for_nodes_that_were_made_a_moment_ago(ready: bool, now: str, expected: bool) -> None:
+    """Otherwise the first node to be Ready would get every pod that was applied before the others were."""
+    one = node("a", ready=ready)
+    one["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    assert starting(one, now) is expected
