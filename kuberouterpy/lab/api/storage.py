@@ -103,7 +103,8 @@ class Storage:
         self._subscribers: list[Callable[[str, Event], None]] = []
         self._journal: Journal | None = None
         if journal is not None:
-            self._load(journal)
+            with self.lock:
+                self._load(journal)
 
     def subscribe(self, function: Callable[[str, Event], None]) -> None:
         """Call ``function(resource_key, event)`` after each change from now on."""
