@@ -1,0 +1,351 @@
+"""The firewall against its oracle, against itself from scratch, and every state in between two of its plans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import pytest
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+
+from firewall import CONTROLLER
+from kuberouterpy.cluster import (
+    ContainerPort,
+    Delete,
+    Event,
+    IpBlock,
+    Kind,
+    Namespace,
+    NetworkPolicy,
+    Pod,
+    PolicyPort,
+    PolicyRule,
+    Record,
+    Ref,
+    Replace,
+    Upsert,
+)
+from kuberouterpy.config import Config
+from kuberouterpy.dataplane import Chain, Entry, Jump, Key, Object, Op, Owner, Set, Sysctl, Verb
+from kuberouterpy.family import FAMILIES
+from kuberouterpy.labels import PodSelector, Selector, selector, term
+from kuberouterpy.protocol import Protocol
+from kuberouterpy.store import Store
+from kuberouterpy.tracker import Tracker
+from tests.firewall.world import CONFIG, NODES, Cluster, by_owner, host, merged
+from tests.oracle.netfilter import Netfilter, Packet
+from tests.oracle.networkpolicy import Flow, Oracle
+
+HERE = host("node-0")
+NAMESPACES, POD_NAMES, POLICY_NAMES = ("p", "q", "r"), ("a", "b", "c", "d"), ("one", "two")
+PORT_NAMES, NUMBERS = ("web", "dns"), (80, 81, 443)
+ADDRESSES = {
+    4: ("10.1.0.5", "10.1.0.6", "10.1.0.21", "10.1.1.5", "10.1.1.6", "10.1.2.7"),
+    6: ("fd00:1::5", "fd00:1::6", "fd00:1::15", "fd00:1:1::5", "fd00:1:1::6", "64:ff9b::7"),
+}
+OUTSIDE = {4: ("192.0.2.1", "172.16.0.1"), 6: ("2001:db8::1", "fe80::1")}
+PREFIXES = (
+    ("0.0.0.0/0", ("0.0.0.0/1", "10.0.0.0/8", "10.1.0.0/24", "10.1.0.5/32", "192.0.2.0/24", "128.0.0.0/1")),
+    ("10.0.0.0/8", ("10.1.0.0/16", "10.1.0.5/32", "10.1.1.0/24", "10.0.0.0/8")),
+    ("10.1.0.0/16", ("10.1.0.0/28", "10.1.0.6/32")),
+    ("10.1.0.4/30", ("10.1.0.5/32",)),
+    ("10.1.0.5/32", ()),
+    ("192.0.2.0/24", ("192.0.2.1/32",)),
+    ("::/0", ("fd00::/8", "fd00:1::5/128", "8000::/1", "::/1", "fd00:1::/64")),
+    ("fd00::/8", ("fd00:1::/64", "fd00:1::5/128")),
+    ("fd00:1::/64", ("fd00:1::4/126", "fd00:1::/64")),
+    ("64:ff9b::/96", ("64:ff9b::7/128",)),
+)
+
+# --- random facts -----------------------------------------------------------------------------------------------------
+
+LABELS = st.dictionaries(st.sampled_from(("app", "tier")), st.sampled_from(("x", "y")), max_size=2)
+TERMS = st.one_of(
+    st.builds(
+        lambda key, operator, values: term(key, operator, tuple(values)),
+        st.sampled_from(("app", "tier")),
+        st.sampled_from(("In", "NotIn")),
+        st.sets(st.sampled_from(("x", "y", "z")), min_size=1),
+    ),
+    st.builds(term, st.sampled_from(("app", "tier")), st.sampled_from(("Exists", "DoesNotExist"))),
+)
+SELECTORS = st.one_of(
+    st.just(Selector()),
+    st.builds(lambda one: selector({}, (one,)), TERMS),
+    st.builds(selector, LABELS, st.lists(TERMS, max_size=1).map(tuple)),
+)
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> IpBlock:
+    """Return an ipBlock, with exceptions or without."""
+    cidr, inner = draw(st.sampled_from(PREFIXES))
+    excepts = draw(st.lists(st.sampled_from(inner), max_size=2, unique=True)) if inner else []
+    return IpBlock(cidr, tuple(excepts))
+
+
+PORTS = st.builds(
+    lambda protocol, where: PolicyPort(protocol, *where),
+    st.sampled_from(tuple(Protocol)),
+    st.sampled_from(
+        ((None, None), (80, None), (80, 81), (81, 443), (443, 443), ("web", None), ("dns", None), ("no", None))
+    ),
+)
+
+
+@st.composite
+def rules(draw: st.DrawFn, namespace: str) -> PolicyRule:
+    """Return an item of a policy of ``namespace``."""
+    pods = st.one_of(
+        st.builds(lambda one: PodSelector(one, namespace), SELECTORS),
+        st.builds(lambda one, where: PodSelector(one, "", where), SELECTORS, SELECTORS),
+    )
+    peers = draw(st.lists(st.one_of(pods, pods, blocks()), max_size=3))
+    return PolicyRule(tuple(peers), tuple(draw(st.lists(PORTS, max_size=2))))
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> NetworkPolicy:
+    """Return a policy that isolates one direction, both or none."""
+    namespace = draw(st.sampled_from(NAMESPACES))
+    directions = st.none() | st.lists(rules(namespace), max_size=2).map(tuple)
+    return NetworkPolicy(
+        Ref(namespace, draw(st.sampled_from(POLICY_NAMES))), draw(SELECTORS), draw(directions), draw(directions)
+    )
+
+
+@st.composite
+def pods(draw: st.DrawFn) -> Pod:
+    """Return a pod: addresses are few, so that pods share them, change them and lack them."""
+    ports = draw(
+        st.lists(
+            st.builds(
+                ContainerPort, st.sampled_from(PORT_NAMES), st.sampled_from(tuple(Protocol)), st.sampled_from(NUMBERS)
+            ),
+            max_size=3,
+        )
+    )
+    addresses = tuple(
+        one for version in (4, 6) for one in draw(st.lists(st.sampled_from(ADDRESSES[version]), max_size=1))
+    )
+    odd = draw(st.integers(0, 9))
+    return Pod(
+        Ref(draw(st.sampled_from(NAMESPACES)), draw(st.sampled_from(POD_NAMES))),
+        node=draw(st.sampled_from(("node-0", "node-0", "node-1", "node-2", ""))),
+        addresses=addresses,
+        labels=draw(LABELS),
+        ports=tuple(ports),
+        host_network=odd == 0,
+        finished=odd == 1,
+        created=draw(st.sampled_from(("2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z"))),
+    )
+
+
+SPACES = st.builds(lambda name, labels: Namespace(Ref("", name), labels), st.sampled_from(NAMESPACES), LABELS)
+RECORDS: st.SearchStrategy[Record] = st.one_of(pods(), pods(), policies(), policies(), SPACES)
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> tuple[Record, ...]:
+    """Return facts of a cluster that mean something: namespaces, pods with different addresses, policies."""
+    places = [(v4, v6) for v4, v6 in zip(ADDRESSES[4], ADDRESSES[6], strict=True)]
+    spaces = [Namespace(Ref("", name), draw(LABELS)) for name in NAMESPACES]
+    some = []
+    for index, place in enumerate(draw(st.lists(st.sampled_from(places), min_size=2, max_size=5, unique=True))):
+        one = draw(pods())
+        node = draw(st.sampled_from(NODES))
+        some.append(
+            Pod(Ref(one.ref.namespace, f"n{index}"), node, place, one.labels, one.ports, one.host_network, one.finished)
+        )
+    return (*spaces, *some, *draw(st.lists(policies(), min_size=1, max_size=4)))
+
+
+FLOWS = [
+    Flow(source, destination, protocol, port)
+    for version in (4, 6)
+    for source in (*ADDRESSES[version], OUTSIDE[version][0], OUTSIDE[version][1])
+    for destination in (*ADDRESSES[version], OUTSIDE[version][0])
+    for protocol, port in (("tcp", 80), ("tcp", 81), ("udp", 443), ("sctp", 80), ("icmp", 0), ("tcp", 8080))
+]
+
+
+# --- compiled == oracle -----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None)
+@given(clusters(), st.data())
+def test_compiled_rules_decide_as_the_oracle_does(records: tuple[Record, ...], data: st.DataObject) -> None:
+    cluster = Cluster(records)
+    for flow in data.draw(st.lists(st.sampled_from(FLOWS), min_size=40, max_size=60)):
+        through_vip = data.draw(st.booleans())
+        expected, (actual, verdicts) = cluster.oracle.allowed(flow), cluster.connect(flow, through_vip=through_vip)
+        if cluster.node_of(flow.source) is None and cluster.node_of(flow.destination) is None:
+            continue
+        assert expected == actual, (flow, through_vip, [verdict.path for verdict in verdicts])
+        assert all(not verdict.mark for verdict in verdicts if verdict.accepted), "our mark stays on the packet"
+        assert actual or verdicts[-1].logged, "a denied packet is logged"
+
+
+# --- incremental == from scratch --------------------------------------------------------------------------------------
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Event]:
+    """Return what happens to a cluster: single changes, and lists that replace all of a kind at once."""
+    kinds: dict[Kind, st.SearchStrategy[Record]] = {Pod: pods(), NetworkPolicy: policies(), Namespace: SPACES}
+    events: list[Event] = []
+    for _ in range(draw(st.integers(3, 14))):
+        kind = draw(st.sampled_from(tuple(kinds)))
+        match draw(st.integers(0, 9)):
+            case 0:
+                unique = {one.ref: one for one in draw(st.lists(kinds[kind], max_size=5))}
+                events.append(Replace(kind, tuple(unique.values())))
+            case 1 | 2:
+                events.append(Delete(kind, draw(kinds[kind]).ref))
+            case _:
+                events.append(Upsert(draw(kinds[kind])))
+    return events
+
+
+def follow(events: Sequence[Event], config: Config = CONFIG) -> Iterator[tuple[Store, dict[Owner, tuple[Object, ...]]]]:
+    """Yield store and incrementally kept objects after each event."""
+    store = Store()
+    kept = by_owner(store, HERE, config)
+    for event in events:
+        # As the loop does: the store takes the whole event in, then each change is asked for.
+        for change in store.apply(event):
+            for owner in set(CONTROLLER.affected(change, store, HERE, config)):
+                objects = CONTROLLER.desired(owner, store, HERE, config).objects
+                kept.pop(owner, None)
+                if objects:
+                    kept[owner] = objects
+        yield store, kept
+
+
+@settings(max_examples=400, deadline=None)
+@given(histories())
+def test_incremental_equals_from_scratch_after_every_event(events: list[Event]) -> None:
+    for index, (store, kept) in enumerate(follow(events)):
+        scratch = by_owner(store, HERE)
+        if kept != scratch:
+            for owner in {*kept, *scratch}:
+                if kept.get(owner) != scratch.get(owner):
+                    note(f"after event {index} {owner}: kept {kept.get(owner)}, from scratch {scratch.get(owner)}")
+        assert scratch == kept
+        merged(scratch)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(RECORDS, max_size=12), st.randoms(use_true_random=False))
+def test_any_order_of_the_same_facts_converges(records: list[Record], random: object) -> None:
+    latest = {(type(one), one.ref): one for one in records}
+    ordered = list(latest.values())
+    shuffled = list(ordered)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    ends = [list(follow([Upsert(one) for one in some])) for some in (ordered, shuffled)]
+    assert (ends[0][-1][1] if ends[0] else {}) == (ends[1][-1][1] if ends[1] else {})
+
+
+# --- states in between ------------------------------------------------------------------------------------------------
+
+
+def steps(tracker: Tracker, standing: dict[Key, Object]) -> Iterator[dict[Key, Object]]:
+    """Apply what is pending as the drivers do; yield what stands after each step a packet can see.
+
+    Each set and entry is a step of its own; all chains and jumps of a family are one ``iptables-restore``, thus one step.
+    """
+    for batch in tracker.pending(0.0):
+        packed = [op for op in batch.ops if isinstance(op.value, Chain | Jump) or type(op.key).__name__ in _PACKED]
+        for op in batch.ops:
+            if op not in packed:
+                _apply(op, standing)
+                tracker.record(op, None, 0.0)
+                yield standing
+        for family in FAMILIES:
+            for op in packed:
+                if op.key.family is family:  # type: ignore[union-attr]
+                    _apply(op, standing)
+                    tracker.record(op, None, 0.0)
+            yield standing
+
+
+_PACKED = frozenset({"ChainKey", "JumpKey"})
+GROUPS = ((Sysctl,), (Set, Entry), (Chain, Jump))
+"""As the loop cuts KINDS into drivers."""
+
+
+def _apply(op: Op, standing: dict[Key, Object]) -> None:
+    if op.verb is Verb.DELETE:
+        del standing[op.key]
+    else:
+        assert op.value is not None
+        standing[op.key] = op.value
+
+
+def judged(oracle: Oracle, flows: Iterable[Flow], here: frozenset[str]) -> dict[Flow, bool]:
+    """Return what this node owes each flow: ingress of its own pods, egress of its own pods."""
+    return {
+        flow: (flow.destination not in here or oracle.ingress_ok(flow))
+        and (flow.source not in here or oracle.egress_ok(flow))
+        for flow in flows
+    }
+
+
+def local_addresses(oracle: Oracle) -> frozenset[str]:
+    """Return the addresses that pods of this node hold."""
+    every = {address for pod in oracle.pods for address in pod.addresses}
+    return frozenset(one for one in every if (pod := oracle.pod_at(one)) is not None and pod.node == HERE.name)
+
+
+def snapshot(store: Store) -> Oracle:
+    """Return the oracle of this moment."""
+    return Oracle(list(store.pods), list(store.namespaces), list(store.policies))
+
+
+@settings(max_examples=150, deadline=None)
+@given(clusters(), policies(), policies(), st.data())
+def test_an_edit_never_opens_nor_closes_more_than_it_says(
+    records: tuple[Record, ...], first: NetworkPolicy, second: NetworkPolicy, data: st.DataObject
+) -> None:
+    """No packet that both the old and the new policies deny ever passes, and none that both allow is ever dropped."""
+    flows = data.draw(st.lists(st.sampled_from(FLOWS), min_size=30, max_size=30, unique=True))
+    store, tracker, standing = Store(), Tracker(GROUPS), dict[Key, Object]()
+    for record in records:
+        store.apply(Upsert(record))
+    for owner in CONTROLLER.owners(store, HERE, CONFIG):
+        tracker.replace(owner, CONTROLLER.desired(owner, store, HERE, CONFIG).objects)
+    for _ in steps(tracker, standing):
+        pass
+    for event in (Upsert(first), Upsert(second), Delete(NetworkPolicy, first.ref), Delete(NetworkPolicy, second.ref)):
+        before = snapshot(store)
+        here = local_addresses(before)
+        old = judged(before, flows, here)
+        for change in store.apply(event):
+            for owner in set(CONTROLLER.affected(change, store, HERE, CONFIG)):
+                tracker.replace(owner, CONTROLLER.desired(owner, store, HERE, CONFIG).objects)
+        new = judged(snapshot(store), flows, here)
+        settled = {flow: verdict for flow, verdict in old.items() if new[flow] == verdict}
+        for now in steps(tracker, standing):
+            kernel = Netfilter(now.values())
+            for flow, verdict in settled.items():
+                packet = Packet("FORWARD", flow.source, flow.destination, flow.protocol, flow.port)
+                if flow.protocol != "icmp" and {flow.source, flow.destination} & here:
+                    assert verdict == kernel.send(packet).accepted, (flow, event)
+
+
+# --- the tests themselves are tested ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_random_clusters_contain_denied_and_allowed_flows(family: int) -> None:
+    """A property over nothing but allowed flows would prove nothing."""
+    seen: set[bool] = set()
+
+    @settings(max_examples=50, deadline=None, database=None)
+    @given(clusters())
+    def gather(records: tuple[Record, ...]) -> None:
+        oracle = Cluster(records).oracle
+        seen.update(oracle.allowed(flow) for flow in FLOWS[::7] if (":" in flow.source) == (family == 6))
+
+    gather()
+    assert seen == {True, False}
