@@ -18,6 +18,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from ipaddress import IPv6Address
 from itertools import count
 from socket import AF_INET, AF_INET6, inet_ntop
@@ -55,6 +56,7 @@ _ACK_TLVS: Final = 0x200
 _SOL_NETLINK: Final = 270
 _CAP_ACK: Final = 10
 _EXT_ACK: Final = 11
+_GET_STRICT_CHK: Final = 12
 _SO_RCVBUFFORCE: Final = 33
 _RECEIVE_BYTES: Final = 4 * 1024 * 1024
 _READ_BYTES: Final = 64 * 1024
@@ -227,6 +229,9 @@ def open_socket(protocol: int, *, groups: int = 0, timeout_s: int = 0) -> socket
     try:
         opened.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
         opened.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
+        if protocol == ROUTE:
+            with suppress(OSError):  # Linux before 4.20: then it filters nothing, and every reader filters again
+                opened.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
         try:
             opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BYTES)
         except PermissionError:
