@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from kuberouterpy.lab.api import defaults
+from kuberouterpy.lab.api import defaults, validation
 from kuberouterpy.lab.api.allocate import ServiceAllocator
 from kuberouterpy.lab.api.errors import JsonObject, StatusError, invalid
 from kuberouterpy.lab.api.resources import Resource
+from kuberouterpy.lab.api.validation import custom
+from kuberouterpy.lab.api.validation.report import Problem
 
+_ENVELOPE = ("apiVersion", "kind", "metadata")
 _ABSURD = (AttributeError, KeyError, TypeError, ValueError, StatusError)
 
 
@@ -43,8 +46,9 @@ class Admission:
                 with suppress(*_ABSURD):
                     step(resource, obj)
             return obj
+        obj = _custom(resource, obj)
         self._default_new(resource, obj)
-        _check(resource, obj, None)
+        _refuse(resource, obj, validation.check(resource, obj, None))
         self._allocate_new(resource, obj)
         return obj
 
@@ -52,17 +56,21 @@ class Admission:
         self, resource: Resource, old: JsonObject, new: JsonObject, subresource: str, *, validate: bool
     ) -> JsonObject:
         """Return a changed object as it is to be stored. Errors: 422."""
-        if subresource == "status" or new == old:
-            if validate and subresource == "status":
-                _check(resource, new, old)
-            return new
         if not validate:
-            for step in (self._default_changed, self._allocate_changed):
-                with suppress(*_ABSURD):
-                    step(resource, old, new)
+            if subresource != "status" and new != old:
+                for step in (self._default_changed, self._allocate_changed):
+                    with suppress(*_ABSURD):
+                        step(resource, old, new)
+            return new
+        new = _custom(resource, new)
+        if subresource == "status":
+            # A status must stay writable on an object that is wrong already: only new problems count.
+            known = validation.check(resource, old, None)
+            problems = [one for one in validation.check(resource, new, old) if one not in known]
+            _refuse(resource, new, problems)
             return new
         self._default_changed(resource, old, new)
-        _check(resource, new, old)
+        _refuse(resource, new, validation.check(resource, new, old))
         self._allocate_changed(resource, old, new)
         return new
 
@@ -89,9 +97,14 @@ class Admission:
             self._services.update(old, new)
 
 
-def _check(resource: Resource, obj: JsonObject, old: JsonObject | None) -> None:
-    from kuberouterpy.lab.api import validation
+def _custom(resource: Resource, obj: JsonObject) -> JsonObject:
+    """Return a custom object pruned and defaulted by its schema; other objects as they are."""
+    if not resource.schema:
+        return obj
+    shaped = custom.prune_and_default({key: obj[key] for key in obj if key not in _ENVELOPE}, resource.schema)
+    return {key: obj[key] for key in _ENVELOPE} | {key: shaped[key] for key in shaped if key not in _ENVELOPE}
 
-    problems = validation.check(resource, obj, old)
+
+def _refuse(resource: Resource, obj: JsonObject, problems: list[Problem]) -> None:
     if problems:
         raise invalid(resource.group, resource.kind, obj["metadata"].get("name", ""), problems)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from contextlib import suppress
 from typing import Final
 
+from kuberouterpy.lab.api import addresses
+from kuberouterpy.lab.api.addresses import Network
 from kuberouterpy.lab.api.errors import JsonObject, StatusError, invalid
-from kuberouterpy.lab.api.pools import AddressPool, Exhausted, Network, Outside, Pool, Taken, node_ports
+from kuberouterpy.lab.api.pools import AddressPool, Exhausted, Outside, Pool, Taken, node_ports
 
 NONE: Final = "None"
 """The cluster address of a headless service."""
@@ -41,7 +42,7 @@ class ServiceAllocator:
         """Take what a stored service holds (after a restart)."""
         for family, address in _addresses(service):
             if family in self.pools:
-                with suppress(Taken, Outside, ValueError):
+                with suppress(Taken, Outside):
                     self.pools[family].claim(address)
         for port in _held_ports(service):
             with suppress(Taken):
@@ -103,20 +104,20 @@ class ServiceAllocator:
     def _families(self, service: JsonObject, before: JsonObject | None) -> None:
         """Fill in ``ipFamilyPolicy`` and ``ipFamilies``. Errors: 422."""
         spec = service["spec"]
-        addresses = [one for one in spec.get("clusterIPs") or [] if one]
-        headless = addresses[:1] == [NONE]
+        given = [one for one in spec.get("clusterIPs") or [] if one]
+        headless = given[:1] == [NONE]
         families = list(spec.get("ipFamilies") or [])
         free = headless and not spec.get("selector")  # selectorless headless: any family may be asked for
-        named = families or ([] if headless else [_family_of(one) for one in addresses])
+        named = families or ([] if headless else [addresses.family(one) for one in given])
         policy = spec.get("ipFamilyPolicy") or (
-            "RequireDualStack" if free or max(len(named), len(addresses)) > 1 else "SingleStack"
+            "RequireDualStack" if free or max(len(named), len(given)) > 1 else "SingleStack"
         )
-        if policy == "SingleStack" and max(len(named), len(addresses)) > 1:
+        if policy == "SingleStack" and max(len(named), len(given)) > 1:
             text = "must be RequireDualStack or PreferDualStack when multiple ipFamilies are specified"
             if before is None or before.get("ipFamilyPolicy") == "SingleStack":
                 raise _invalid(service, "spec.ipFamilyPolicy", policy, text)
             named = named[:1]
-            spec["clusterIPs"] = addresses[:1]
+            spec["clusterIPs"] = given[:1]
         for index, family in enumerate(named):
             if family not in self.pools and not free:
                 raise _invalid(service, f"spec.ipFamilies[{index}]", family, "not configured on this cluster")
@@ -139,7 +140,7 @@ class ServiceAllocator:
         given = []
         for index, family in enumerate(spec["ipFamilies"]):
             wanted = asked[index] if index < len(asked) else ""
-            if wanted and _family_of(wanted) != family:
+            if wanted and addresses.family(wanted) != family:
                 text = f"expected an {family} value as indicated by `ipFamilies[{index}]`"
                 raise _invalid(service, f"spec.clusterIPs[{index}]", wanted, text)
             given.append(wanted if (family, wanted) in held else self._one_address(service, family, wanted))
@@ -301,20 +302,13 @@ def _addresses(service: JsonObject) -> tuple[tuple[str, str], ...]:
     spec = service.get("spec") or {}
     if spec.get("type") == "ExternalName":
         return ()
-    return tuple((_family_of(one), one) for one in spec.get("clusterIPs") or [] if one and one != NONE)
+    return tuple((addresses.family(one), one) for one in spec.get("clusterIPs") or [] if one and one != NONE)
 
 
 def _held_ports(service: JsonObject) -> frozenset[int]:
     spec = service.get("spec") or {}
     ports = {one.get("nodePort") for one in spec.get("ports") or []} | {spec.get("healthCheckNodePort")}
     return frozenset(port for port in ports if isinstance(port, int) and port)
-
-
-def _family_of(address: str) -> str:
-    try:
-        return f"IPv{ipaddress.ip_address(address).version}"
-    except ValueError:
-        return ""
 
 
 def _quoted(text: object) -> str:

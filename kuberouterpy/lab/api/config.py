@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from kuberouterpy.lab.api.pools import Network
+from kuberouterpy.lab.api.addresses import Network
 
 
 class Config(msgspec.Struct, frozen=True):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterator
 from typing import Final
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from kuberouterpy.lab.api import addresses
+from kuberouterpy.lab.api.addresses import Network
+
 _MAX_SIZE: Final = 1 << 16  # of an IPv6 range only so many addresses are handed out, as a real server does
 
 
@@ -97,16 +98,16 @@ class AddressPool:
         return str(type(self.network.network_address)(self.numbers.allocate()))
 
     def claim(self, address: str) -> None:
-        """Take this address. Errors: Taken, Outside, ValueError."""
-        parsed = ipaddress.ip_address(address)
-        if parsed not in self.network or parsed == self.network.network_address:
+        """Take this address. Errors: Taken, Outside."""
+        parsed = addresses.parse(address)
+        if parsed is None or parsed not in self.network or parsed == self.network.network_address:
             raise Outside
         self.numbers.claim(int(parsed))
 
     def release(self, address: str) -> None:
         """Give an address back."""
-        parsed = ipaddress.ip_address(address)
-        if parsed in self.network:
+        parsed = addresses.parse(address)
+        if parsed is not None and parsed in self.network:
             self.numbers.release(int(parsed))
 
 

@@ -41,6 +41,8 @@ class Resource(msgspec.Struct, frozen=True):
     """Storage key of another resource that holds the same objects (events have two faces)."""
     custom: bool = False
     """Whether a CRD defines it."""
+    schema: JsonObject | None = None
+    """OpenAPI schema of a custom resource."""
 
     @property
     def key(self) -> str:
@@ -212,6 +214,7 @@ def _custom(definition: JsonObject) -> list[Resource]:
                 subresources=subresources,
                 generation=True,
                 custom=True,
+                schema=(version.get("schema") or {}).get("openAPIV3Schema"),
             )
         )
     return served

@@ -102,7 +102,7 @@ class Rest:
             return _json(201, {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
         if target.name:
             raise method_not_allowed(f"{request.method} {request.path}")
-        return self._written(request, target, self._writer.create(target, apply.tracked(obj, options.manager), options))
+        return self._written(request, target, self._writer.create(target, obj, options))
 
     def _change(self, request: Request, target: Target) -> Answer:
         options = self._options(request)
@@ -119,7 +119,7 @@ class Rest:
             return _json(200, scale.shown(scaled.body.obj))
         if target.subresource == "finalize":
             target = _whole(target)
-        change = apply.tracking(change, options.manager, target.subresource)
+        change = apply.tracking(change, options.manager, target)
         return self._written(
             request, target, self._writer.update(target, change, options, patch=request.method == "PATCH")
         )
