@@ -3,7 +3,8 @@
 Promises: the real plugin programs, started inside the node's network namespace, with what the CNI specification gives them:
 the environment, their own part of the list on standard input, ``prevResult`` chained, and ``runtimeConfig`` for the
 capabilities they declare. One thing is added: the nodes of a lab share one file system, so ``host-local`` gets a
-``dataDir`` per node where the list names none, or two nodes would count the same addresses.
+``dataDir`` per node where the list names none, or two nodes would count the same addresses. And one is left out: ``portmap`` is
+not started for a pod without host ports, where it would return what it got.
 Source: CNI specification 1.0.0, sections 2 to 4.
 """
 
@@ -89,7 +90,7 @@ def plugin_config(conflist: Object, plugin: Object, attachment: Attachment, prev
 def add(conflist: Object, attachment: Attachment) -> Object:
     """Attach; return the last plugin's result. Errors: CniError; what was done by then is to be undone by ``delete``."""
     result: Object | None = None
-    for plugin in conflist["plugins"]:
+    for plugin in _busy(conflist, attachment):
         output = _run("ADD", plugin, plugin_config(conflist, plugin, attachment, result), attachment)
         try:
             result = msgspec.json.decode(output)
@@ -101,7 +102,7 @@ def add(conflist: Object, attachment: Attachment) -> Object:
 def delete(conflist: Object, attachment: Attachment, result: Object | None) -> None:
     """Detach: every plugin is tried, in reverse. Errors: CniError of the first that failed."""
     first: CniError | None = None
-    for plugin in reversed(conflist["plugins"]):
+    for plugin in reversed(_busy(conflist, attachment)):
         try:
             _run("DEL", plugin, plugin_config(conflist, plugin, attachment, result), attachment)
         except CniError as error:
@@ -128,6 +129,12 @@ def port_mappings(pod: Object) -> list[Object]:
         }
         for port in ports
     ]
+
+
+def _busy(conflist: Object, attachment: Attachment) -> list[Object]:
+    """Return the plugins that have work: portmap has none for a pod without host ports, and a start costs 100 ms in a guest."""
+    mapped = any(name == "portMappings" for name, _value in attachment.capabilities)
+    return [plugin for plugin in conflist["plugins"] if mapped or plugin["type"] != "portmap"]
 
 
 def _run(command: str, plugin: Object, config: Object, attachment: Attachment) -> bytes:

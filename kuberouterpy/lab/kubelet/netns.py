@@ -44,6 +44,9 @@ def pod_netns(namespace: str, name: str, uid: str) -> str:
 
 def create(path: str) -> None:
     """Make a namespace pinned at ``path``, with ``lo`` up and no waiting for duplicate IPv6 addresses."""
+    with suppress(OSError):
+        # Loads the module where IPv6 is one: a namespace made before that starts with other defaults than ours.
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
     _share_directory(Path(path).parent)
     Path(path).touch(exist_ok=False)
     before = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)

@@ -152,3 +152,12 @@ def test_a_plugin_that_refuses_is_quoted(node: str, tmp_path: Path) -> None:
 def test_a_plugin_that_is_not_there_is_named_with_the_package(tmp_path: Path) -> None:
     with pytest.raises(cni.CniError, match=r"nothing-of-that-kind: not found in .*containernetworking-plugins"):
         cni.add({"name": "x", "plugins": [{"type": "nothing-of-that-kind"}]}, ATTACHMENT)
+
+
+def test_portmap_is_started_only_for_pods_with_host_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CNI_PATH", str(tmp_path))
+    conflist = {**CONFLIST, "plugins": CONFLIST["plugins"][1:]}
+    plain = cni.Attachment("uid", "/run/netns/pod", "/run/netns/node", "/data")
+    assert cni.add(conflist, plain) == {}
+    with pytest.raises(cni.CniError, match="portmap: not found"):
+        cni.add(conflist, ATTACHMENT)
