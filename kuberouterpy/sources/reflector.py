@@ -254,25 +254,27 @@ class Reflector:
             event = _EVENTS.decode(line)
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
             raise Garbage(f"{what}: a line is not an event ({error})") from None
+        if event.type == "ERROR":
+            raise self._error(event.object, what)
+        if event.type not in {"ADDED", "MODIFIED", "DELETED", "BOOKMARK"}:
+            raise Garbage(f"{what}: {event.type!r} is not a type of event")
+        ref, _, version = identity(self.resource.kind, event.object)
+        if version.isdigit() and self._version.isdigit() and int(version) < int(self._version):
+            # Restored from a backup, or started empty: what we know may be in no history any more.
+            raise Gone(f"{what}: the server went back from {self._version} to {version}")
         match event.type:
-            case "ADDED" | "MODIFIED":
-                version = identity(self.resource.kind, event.object).version
-                for out in self._changed(decode(self.resource.kind, event.object, node_name=self._node_name)):
-                    self._put(out)
+            case "BOOKMARK":
+                if self._lines is not None:
+                    self._lines.patience(_BOOKMARKED_S)
             case "DELETED":
-                ref, _, version = identity(self.resource.kind, event.object)
                 if not ref.name:
                     raise Garbage(f"{what}: a deletion names nothing")
                 self._good.discard(ref)
                 self._put(Delete(self.resource.kind, ref))
-            case "BOOKMARK":
-                version = identity(self.resource.kind, event.object).version
-                if self._lines is not None:
-                    self._lines.patience(_BOOKMARKED_S)
-            case "ERROR":
-                raise self._error(event.object, what)
-            case other:
-                raise Garbage(f"{what}: {other!r} is not a type of event")
+            case _:
+                for out in self._changed(decode(self.resource.kind, event.object, node_name=self._node_name)):
+                    self._put(out)
+        # order matters: only what was read and put is not asked for again.
         self._version = version or self._version
 
     @staticmethod

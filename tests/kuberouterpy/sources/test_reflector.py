@@ -313,6 +313,25 @@ def test_watches_that_end_at_once_are_not_repeated_without_pause(world: World) -
     assert world.attempts(4) == [0.8, 1.6, 3.2, 6.4]
 
 
+@pytest.mark.parametrize("with_event", [True, False])
+def test_a_server_that_went_back_in_time_is_listed_again(world: World, with_event: bool) -> None:
+    """An etcd restored from a backup, or a server that started empty, takes a version of its future without a word."""
+    world.server.version = 500
+    world.server.put(service("old", 80))
+    world.attempts()
+    world.server.version = 10
+    world.server.objects.clear()
+    world.server.history.clear()
+    if with_event:
+        world.server.history.append(
+            (502, "ADDED", {**service("s", 80), "metadata": {"name": "s", "namespace": "d", "resourceVersion": "11"}})
+        )
+    world.server.objects["s"] = service("s", 80)
+    world.attempts(2)
+    assert world.server.requests.count("list") == 2
+    assert world.ports() == world.expected()
+
+
 def test_health_is_told_with_the_reason(world: World) -> None:
     world.server.faults = ["refused"]
     world.attempts(2)
