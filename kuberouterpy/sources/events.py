@@ -90,8 +90,8 @@ class EventRecorder:
     def __init__(
         self,
         poster: Poster,
-        *,
         host: str,
+        *,
         component: str = "kuberouterpy",
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),

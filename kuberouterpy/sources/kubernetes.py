@@ -12,7 +12,6 @@ from typing import Final
 
 from kuberouterpy import cluster
 from kuberouterpy.cluster import (
-    KUBERNETES_KINDS,
     EndpointSlice,
     Kind,
     Namespace,
@@ -43,6 +42,16 @@ RESOURCES: Final[dict[Kind, Resource]] = {
 }
 
 
+def kinds(config: Config) -> tuple[Kind, ...]:
+    """Return the kinds that the controllers of ``config`` read; every one of them needs to know this node."""
+    wanted: set[Kind] = {Node}
+    if config.run_service_proxy or config.run_router:
+        wanted |= {Service, EndpointSlice}
+    if config.run_firewall:
+        wanted |= {Pod, Namespace, NetworkPolicy}
+    return tuple(kind for kind in RESOURCES if kind in wanted)
+
+
 class KubernetesSource:
     """Lists and watches until stopped; ``put`` is called from several threads."""
 
@@ -51,10 +60,13 @@ class KubernetesSource:
         config: Config,
         put: Callable[[cluster.Event], None],
         *,
-        kinds: Iterable[Kind] = KUBERNETES_KINDS,
+        read: Iterable[Kind] | None = None,
         transport: Transport | None = None,
     ) -> None:
-        """Read credentials. Errors: ConfigError names the file and what is wrong with it."""
+        """Read credentials. ``read``: the kinds, where not those of the controllers of ``config``.
+
+        Errors: ConfigError names the file and what is wrong with it.
+        """
         self.transport: Final = transport or Transport(config)
         """The API server, for others that talk to it (Events)."""
         self._put: Final = put
@@ -63,7 +75,7 @@ class KubernetesSource:
         self._told = False
         self._reflectors: Final = [
             Reflector(RESOURCES[kind], self.transport, put, node_name=config.node_name, healthy=self._hear(kind))
-            for kind in kinds
+            for kind in (kinds(config) if read is None else read)
         ]
         self._threads: Final = [
             threading.Thread(target=one.run, name=f"watch-{one.resource.kind.__name__}", daemon=True)

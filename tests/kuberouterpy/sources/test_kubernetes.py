@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from kuberouterpy.cluster import (
     KUBERNETES_KINDS,
+    EndpointSlice,
     Event,
     Kind,
+    Namespace,
     NetworkPolicy,
     Node,
     Pod,
@@ -30,7 +32,7 @@ from kuberouterpy.lab import client as lab
 from kuberouterpy.lab.api import config as api_config
 from kuberouterpy.lab.api.server import ApiServer
 from kuberouterpy.sources import reflector, transport
-from kuberouterpy.sources.kubernetes import RESOURCES, KubernetesSource
+from kuberouterpy.sources.kubernetes import RESOURCES, KubernetesSource, kinds
 from kuberouterpy.sources.reflector import Reflector
 from kuberouterpy.sources.transport import Transport
 from kuberouterpy.store import Store
@@ -52,15 +54,15 @@ def service(name: str, port: int) -> dict[str, Any]:
 class World:
     """An API server, a source that watches it, and the store behind it."""
 
-    def __init__(self, kinds: tuple[Kind, ...] = KUBERNETES_KINDS, **settings: Any) -> None:
-        self.kinds = kinds
+    def __init__(self, read: tuple[Kind, ...] = KUBERNETES_KINDS, **settings: Any) -> None:
+        self.kinds = read
         self.settings = settings
-        self.store = Store(kinds)
+        self.store = Store(read)
         self.events: list[Event] = []
         self.changed = threading.Condition()
         self.server = self._serve(0)
         self.config = Config(master=self.server.url, node_name="n1")
-        self.source = KubernetesSource(self.config, self._put, kinds=kinds)
+        self.source = KubernetesSource(self.config, self._put, read=read)
         self.client = lab.Client(self.server.url)
 
     def _serve(self, port: int) -> ApiServer:
@@ -146,6 +148,19 @@ def test_only_the_kinds_asked_for_are_read() -> None:
     one.until(lambda: one.store.synced)
     one.close()
     assert {event.kind for event in one.events if isinstance(event, Replace)} == {Service, Node}
+
+
+@pytest.mark.parametrize(
+    ("running", "expected"),
+    [
+        ({"run_firewall": False}, {Node, Service, EndpointSlice}),
+        ({"run_firewall": False, "run_service_proxy": False}, {Node, Service, EndpointSlice}),
+        ({"run_router": False, "run_service_proxy": False}, {Node, Pod, Namespace, NetworkPolicy}),
+        ({}, set(KUBERNETES_KINDS)),
+    ],
+)
+def test_kinds_follow_the_controllers_that_run(running: dict[str, bool], expected: set[Kind]) -> None:
+    assert set(kinds(Config(**running))) == expected
 
 
 def test_a_long_list_comes_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
