@@ -14,6 +14,7 @@ import hashlib
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _NAME_MAX: Final = 255
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_sharing = threading.Lock()
 
 
 def pod_netns(namespace: str, name: str, uid: str) -> str:
@@ -126,14 +128,18 @@ def processes(path: str) -> list[int]:
 
 
 def _share_directory(directory: Path) -> None:
-    """Make mounts below ``directory`` reach every mount namespace, as ``ip netns add`` does."""
-    directory.mkdir(parents=True, exist_ok=True)
-    target = str(directory).encode()
-    if _libc.mount(b"", target, b"none", _MS_SHARED | _MS_REC, None) == 0:
-        return
-    if ctypes.get_errno() == errno.EINVAL:  # no mount point yet
-        _check(_libc.mount(target, target, b"none", _MS_BIND | _MS_REC, None), f"bind {directory}")
-        _check(_libc.mount(b"", target, b"none", _MS_SHARED | _MS_REC, None), f"share {directory}")
+    """Make mounts below ``directory`` reach every mount namespace, as ``ip netns add`` does.
+
+    One thread at a time: a folder bound onto itself twice would hold every namespace twice, and the second for ever.
+    """
+    with _sharing:
+        directory.mkdir(parents=True, exist_ok=True)
+        target = str(directory).encode()
+        if _libc.mount(b"", target, b"none", _MS_SHARED | _MS_REC, None) == 0:
+            return
+        if ctypes.get_errno() == errno.EINVAL:  # no mount point yet
+            _check(_libc.mount(target, target, b"none", _MS_BIND | _MS_REC, None), f"bind {directory}")
+            _check(_libc.mount(b"", target, b"none", _MS_SHARED | _MS_REC, None), f"share {directory}")
 
 
 def _set_up() -> None:
