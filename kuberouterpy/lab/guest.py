@@ -24,10 +24,12 @@ from typing import IO, TYPE_CHECKING, Final
 from kuberouterpy.errors import KubeRouterError
 from kuberouterpy.lab.engine.frames import Kind, Parser, Writer
 from kuberouterpy.lab.engine.plan import GuestPlan
+from kuberouterpy.lab.places import install_shortcut
 
 if TYPE_CHECKING:
     from kuberouterpy.lab.zygote import Zygote
 
+_SHORTCUTS: Final = Path("/run/lab/bin")
 _ALIVE_S: Final = 5.0
 _DRAIN_S: Final = 2.0
 _NOT_FOUND: Final = 127
@@ -36,11 +38,12 @@ _NOT_EXECUTABLE: Final = 126
 
 def main(plan: GuestPlan, reader: int, writer: int) -> int:
     """Serve one plan from its first frame to its last; return the exit code that was told outside."""
+    environment = _environment(plan)
+    os.environ["PATH"] = environment["PATH"]
     zygote = _zygote() if plan.lab else None  # order matters: forked before there are threads
     link = _Link(reader, Writer(writer))
     link.frames.send(Kind.HELLO, platform.release().encode())
     link.start()
-    environment = _environment(plan)
     if plan.lab and zygote:
         from kuberouterpy.lab.cluster import Cluster
 
@@ -218,9 +221,10 @@ class _Command:
 def _environment(plan: GuestPlan) -> dict[str, str]:
     """Return the command's environment: the one outside, with what differs in here."""
     environment = {key: value for key, value in plan.environment.items() if key not in ("TMPDIR", "KUBECONFIG")}
-    beside = str(Path(sys.executable).parent)
+    beside = Path(sys.executable).parent
+    install_shortcut(_SHORTCUTS, str(beside / "kuberouterpy"))
     path = environment.get("PATH", os.defpath)
-    environment["PATH"] = os.pathsep.join([beside, path, "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"])
+    environment["PATH"] = os.pathsep.join([str(_SHORTCUTS), str(beside), path, "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"])
     environment["KUBEROUTERPY_IN_LAB"] = "1"
     environment["KUBEROUTERPY_ENGINE"] = plan.engine
     home = environment.get("HOME", "")

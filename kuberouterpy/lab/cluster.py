@@ -1,0 +1,230 @@
+"""The cluster inside a guest: starts its parts, stops and restarts them, and knows when they are ready.
+
+One object, owned by the guest; the commands ``kuberouterpy lab ...`` inside reach it over ``control``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from kuberouterpy.errors import ConfigError, LabError
+from kuberouterpy.lab import control, fabric, readiness, router
+from kuberouterpy.lab.client import Client
+from kuberouterpy.lab.options import LabOptions
+from kuberouterpy.lab.topology import API_PORT, ROUTER, Station, Topology, bracketed, plan
+from kuberouterpy.lab.zygote import Child, Order, Zygote
+
+RUN: Final = Path("/run/lab")
+KUBECONFIG: Final = RUN / "kubeconfig"
+LOGS: Final = RUN / "logs"
+_TERM_S: Final = 20.0
+_API_S: Final = 60.0
+_POLL_S: Final = 0.1
+
+
+class Cluster:
+    """All parts of one lab."""
+
+    def __init__(self, options: LabOptions, zygote: Zygote, *, note: Callable[[str], None]) -> None:
+        self.options = options
+        self.topology: Topology = plan(options.nodes, options.families, options.subnets)
+        self.client = Client(self.topology.server, timeout_s=10)
+        self._zygote = zygote
+        self._note = note
+        self._parts: dict[str, Child] = {}
+
+    def start(self, directory: str) -> dict[str, str]:
+        """Build everything and wait until it is ready; return the variables a command inside needs.
+
+        ``directory`` is where the names of files to apply count from.
+        Errors: LabError says what did not come up.
+        """
+        fabric.build(self.topology)
+        self._note(f"fabric of {self.options.nodes} nodes, router and client")
+        if router.program():
+            self._start_router()
+        self.start_api()
+        self._note("API up")
+        self._run("controllers", "kuberouterpy.lab.parts:controllers", self._plan(), f"{LOGS}/pods")
+        control.serve(self)
+        if self.options.agents:
+            for node in self.topology.nodes:
+                self._start_gobgp(node)
+            for node in self.topology.nodes:
+                self.start_agent(node.name)
+        deadline = time.monotonic() + self.options.wait_s
+        if self.options.agents:
+            # Without an agent nobody writes the CNI configuration, so no node would ever be Ready.
+            readiness.wait("nodes", self, deadline)
+            readiness.wait("agents", self, deadline)
+            self._note(f"{self.options.nodes} agents in sync")
+        for name in self.options.apply:
+            self.apply(Path(directory, name))
+        if self.options.apply and self.options.agents:
+            readiness.wait("pods", self, deadline)
+            readiness.wait("agents", self, deadline)
+            self._note("pods ready, agents in sync")
+        return {"KUBECONFIG": str(KUBECONFIG)}
+
+    def start_api(self) -> None:
+        """Start the API server; it remembers what it stored before. Returns when it answers."""
+        addresses = [address.address for address in self.topology.api]
+        words = [
+            *(f"--listen={bracketed(address)}:{API_PORT}" for address in (*addresses, "127.0.0.1")),
+            f"--service-cidr={','.join(self.topology.service_cidrs)}",
+            *(f"--advertise={bracketed(address)}:{API_PORT}" for address in addresses),
+            f"--kubeconfig={KUBECONFIG}",
+            f"--data={RUN / 'api.journal'}",
+            f"--pod-log-dir={LOGS / 'pods'}",
+        ]
+        part = self._run("api", "kuberouterpy.lab.parts:api", *words)
+        deadline = time.monotonic() + _API_S
+        while not _answers(self.client):
+            if part.code is not None or time.monotonic() > deadline:
+                raise LabError(f"the API server did not come up:\n{self._tail('api')}")
+            time.sleep(_POLL_S)
+
+    def kill_api(self) -> None:
+        """Kill the API server, as a crash would."""
+        self._end("api", signal.SIGKILL)
+
+    def start_agent(self, node: str) -> None:
+        """Start a node's agent."""
+        station = self._node(node)
+        part = self._parts.get(f"agent/{node}")
+        if part is not None and part.code is None:
+            raise LabError(f"the agent of {node} runs already")
+        environment = {
+            "KUBE_ROUTER_CNI_CONF_FILE": f"{station.directory}/cni/net.d/10-kuberouter.conflist",
+            "XTABLES_LOCKFILE": f"{station.directory}/xtables.lock",
+            "NODE_NAME": node,
+        }
+        words = [
+            f"--kubeconfig={KUBECONFIG}",
+            f"--hostname-override={node}",
+            f"--gobgp-socket={station.directory}/gobgp.sock",
+            f"--agent-socket={station.directory}/agent.sock",
+            f"--service-cluster-ip-range={','.join(self.topology.service_cidrs)}",
+            *(
+                f"--enable-ipv{version}={str(any(family == version for family in self.topology.families)).lower()}"
+                for version in (4, 6)
+            ),
+            *self.options.agent_args,
+        ]
+        self._run(f"agent/{node}", "kuberouterpy.lab.parts:agent", *words, station=station, environment=environment)
+
+    def stop_agent(self, node: str, number: int = signal.SIGTERM) -> int:
+        """Signal a node's agent and wait for its end; return its exit code."""
+        return self._end(f"agent/{self._node(node).name}", number)
+
+    def restart_agent(self, node: str, number: int = signal.SIGTERM) -> None:
+        """Stop a node's agent and start it again."""
+        self.stop_agent(node, number)
+        self.start_agent(node)
+
+    def restart_gobgp(self, node: str, number: int = signal.SIGTERM) -> None:
+        """Stop a node's GoBGP and start it again, empty."""
+        station = self._node(node)
+        self._end(f"gobgp/{node}", number)
+        self._start_gobgp(station)
+
+    def apply(self, path: Path) -> None:
+        """Apply the objects of a file with kubectl. Errors: LabError with what kubectl said."""
+        if not path.exists():
+            raise LabError(f"--apply {path}: no such file")
+        done = subprocess.run(
+            ["kubectl", f"--kubeconfig={KUBECONFIG}", "apply", "-f", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise LabError(f"--apply {path}: {done.stderr.strip() or done.stdout.strip()}")
+
+    def dead(self) -> list[str]:
+        """Return the parts that ended without being asked to, with the end of their log."""
+        return [f"{name} ended with {part.code}:\n{self._tail(name)}" for name, part in self._ended()]
+
+    def status(self) -> dict[str, str]:
+        """Return every part with its state."""
+        return {
+            name: f"runs, pid {part.pid}" if part.code is None else f"ended with {part.code}"
+            for name, part in self._parts.items()
+        }
+
+    def _ended(self) -> Iterable[tuple[str, Child]]:
+        return [(name, part) for name, part in self._parts.items() if part.code is not None]
+
+    def _plan(self) -> str:
+        return msgspec.json.encode(self.topology).decode()
+
+    def _start_router(self) -> None:
+        Path(router.DIRECTORY).mkdir(parents=True, exist_ok=True)
+        path = Path(router.DIRECTORY, "bird.conf")
+        path.write_text(router.configuration(self.topology))
+        words = (router.program(), "-f", "-c", str(path), "-s", router.CONTROL, "-P", f"{router.DIRECTORY}/bird.pid")
+        self._execute("router", words, str(fabric.NETNS / ROUTER))
+
+    def _start_gobgp(self, station: Station) -> None:
+        os.makedirs(station.directory, exist_ok=True)
+        socket = f"{station.directory}/gobgp.sock"
+        if os.path.exists(socket):
+            os.remove(socket)
+        words = ("gobgpd", "--api-hosts", f"unix://{socket}", "--pprof-disable", "-l", "warn")
+        self._execute(f"gobgp/{station.name}", words, station.netns)
+
+    def _run(
+        self, name: str, function: str, *arguments: str, station: Station | None = None, environment: dict[str, str] | None = None
+    ) -> Child:
+        netns = station.netns if station else ""
+        order = Order(name, log_path(name), function, arguments, netns, environment or {})
+        part = self._parts[name] = self._zygote.run(order)
+        return part
+
+    def _execute(self, name: str, words: tuple[str, ...], netns: str) -> None:
+        self._parts[name] = self._zygote.run(Order(name, log_path(name), arguments=words, netns=netns))
+
+    def _end(self, name: str, number: int) -> int:
+        part = self._parts.pop(name, None)
+        if part is None or part.code is not None:
+            raise LabError(f"{name} does not run")
+        os.kill(part.pid, number)
+        code = self._zygote.wait(part, _TERM_S)
+        if code is None:
+            os.kill(part.pid, signal.SIGKILL)
+            self._zygote.wait(part, _TERM_S)
+            raise LabError(f"{name} did not end within {_TERM_S:g} s of {signal.Signals(number).name}; it was killed")
+        return code
+
+    def _node(self, name: str) -> Station:
+        for station in self.topology.nodes:
+            if station.name == name:
+                return station
+        raise ConfigError(f"no node {name!r}; there are {', '.join(station.name for station in self.topology.nodes)}")
+
+    def _tail(self, name: str) -> str:
+        path = Path(log_path(name))
+        lines = path.read_text(errors="replace").splitlines()[-10:] if path.exists() else []
+        return "\n".join(f"  {line}" for line in lines)
+
+
+def log_path(name: str) -> str:
+    """Return the log of a part: ``agent/node-1`` writes to /run/lab/nodes/node-1/agent.log."""
+    part, _, node = name.partition("/")
+    return f"{RUN}/nodes/{node}/{part}.log" if node else f"{LOGS}/{part}.log"
+
+
+def _answers(client: Client) -> bool:
+    try:
+        client.request("GET", "/readyz")
+    except LabError as error:
+        return getattr(error, "reason", "") == "Garbled"  # "ok" is no JSON, but it is an answer
+    return True
