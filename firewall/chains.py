@@ -24,7 +24,7 @@ from typing import Final
 from msgspec import Struct
 
 from firewall.peers import LOCAL_PODS, in_family, local_pods_set
-from firewall.policies import ALLOWED, FORGET, Direction, policy_chain_name
+from firewall.policies import ALLOWED, FORGET, Direction, policy_chain_name, shortened
 from kuberouterpy.cluster import NetworkPolicy, Pod, Ref
 from kuberouterpy.config import Config
 from kuberouterpy.dataplane import Chain, ChainKey, Jump, JumpKey, Object, Rule, Table
@@ -175,7 +175,7 @@ def _branch_name(name: str, slot: int) -> str:
 
 def _pod_rule(one: Isolated, direction: Direction, family: Family) -> Rule:
     match = (_DIRECTION_FLAG[direction], f"{one.address}/{family.host_prefix}")
-    return Rule(match, (pod_chain_name(one.pod, direction),), str(one.pod))
+    return Rule(match, (pod_chain_name(one.pod, direction),), shortened(str(one.pod)))
 
 
 # --- chains of pods and policies --------------------------------------------------------------------------------------
@@ -191,12 +191,12 @@ def pod_chain(pod: Pod, policies: Iterable[NetworkPolicy], direction: Direction,
     ordered = sorted(policies, key=lambda policy: policy.ref)
     names = ",".join(policy.ref.name for policy in ordered)
     # The mark may be left over from the pod at the other end, whose egress was judged a moment ago.
-    rules = [Rule((), FORGET, f"{pod.ref} {direction}")]
-    rules += [Rule((), (policy_chain_name(policy, direction),), f"policy {policy.ref}") for policy in ordered]
+    rules = [Rule((), FORGET, shortened(f"{direction} of {pod.ref}"))]
+    rules += [Rule((), (policy_chain_name(one, direction),), shortened(f"policy {one.ref}")) for one in ordered]
     rules += [
         Rule(ALLOWED, ("RETURN",), "a policy allows it"),
         _log(f"{direction.short}:{pod.ref}:{names}"),
-        Rule((), ("DROP",), f"{pod.ref} {direction} denied by {names}"[:200]),
+        Rule((), ("DROP",), shortened(f"{direction} of {pod.ref} denied by {names}")),
     ]
     return _chain(family, pod_chain_name(pod.ref, direction), rules)
 

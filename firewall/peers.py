@@ -127,25 +127,25 @@ def block_objects(blocks: Blocks) -> Iterator[Set | Entry]:
     """Yield the set of some blocks and its entries; nothing where none is needed."""
     if blocks.anyone:
         return
-    family = family_of(blocks.cidrs[0])
-    entries = tuple(_block_entries(blocks, family))
+    family, name = family_of(blocks.cidrs[0]), blocks.name
+    entries = tuple(_block_entries(name, blocks, family))
     room = max(65536, 1 << len(entries).bit_length())
-    yield Set(SetKey(blocks.name), family, "hash:net", max_elements=room)
+    yield Set(SetKey(name), family, "hash:net", max_elements=room)
     yield from entries
 
 
-def _block_entries(blocks: Blocks, family: Family) -> Iterator[Entry]:
+def _block_entries(name: str, blocks: Blocks, family: Family) -> Iterator[Entry]:
     excepts = [ip_network(cidr) for cidr in blocks.excepts if family_of(cidr) is family]
     for cidr in blocks.cidrs:
         # hash:net refuses a prefix length of 0: two halves are everything.
         for part in family.halves if cidr.endswith("/0") else (cidr,):
             # A part that an exception covers whole is left out: the two would be one entry.
             if not _covered(ip_network(part), excepts):
-                yield _block_entry(blocks.name, part, family)
+                yield _block_entry(name, part, family)
     for cidr in blocks.excepts:
         if family_of(cidr) is family:
             for part in family.halves if cidr.endswith("/0") else (cidr,):
-                yield _block_entry(blocks.name, part, family, nomatch=True)
+                yield _block_entry(name, part, family, nomatch=True)
 
 
 def _block_entry(name: str, cidr: str, family: Family, *, nomatch: bool = False) -> Entry:

@@ -76,9 +76,14 @@ def rules(policy: NetworkPolicy, direction: Direction, family: Family) -> tuple[
     found: dict[tuple[str, ...], Rule] = {}
     for index, item in enumerate(items(policy, direction) or ()):
         for arguments, text in _matches(policy, item, direction, family):
-            reason = f"{policy.ref} {direction}[{index}] {text}"[:_REASON_LIMIT]
-            found.setdefault(arguments, Rule(arguments, ALLOW, reason))
+            reason = f"{policy.ref} {direction}[{index}] {text}"
+            found.setdefault(arguments, Rule(arguments, ALLOW, shortened(reason)))
     return tuple(found.values())
+
+
+def shortened(reason: str) -> str:
+    """Return a reason that fits a rule's comment: names may have 253 characters each."""
+    return reason[:_REASON_LIMIT]
 
 
 def sets(policy: NetworkPolicy, direction: Direction, family: Family) -> Iterator[Set | Entry]:
