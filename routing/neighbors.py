@@ -7,7 +7,7 @@ where both nodes have it, else IPv6. Both address families are negotiated on it,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import Final
 
 from kuberouterpy.cluster import Node
@@ -86,6 +86,8 @@ def of_node(node: Node, host: Host, config: Config) -> Neighbor | Note | None:
         families=host.families,
         description=name,
         hold_time_s=int(config.bgp_holdtime_s),
+        # One end dials: two connections at once are a collision, which GoBGP resolves by idling both for seconds.
+        passive=ip_address(ours).packed > ip_address(theirs).packed,
         graceful_restart_s=_restart_s(config),
     )
 

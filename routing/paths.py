@@ -43,7 +43,10 @@ def announced(service: Service, store: Store, host: Host, config: Config) -> Des
         return Desired(notes=(Note(str(service.ref), reason),))
     paths: dict[str, Object] = {}
     for kind, address in _vips(service):
-        why_not = _why_not(kind, address, service, store, host, config)
+        why_not = _why_not(kind, address, service, host, config)
+        if not why_not and _policy(kind, service) is TrafficPolicy.LOCAL:
+            ready = _local_ready(service.ref, address, store, host)
+            why_not = "" if ready else "no-local-endpoint: traffic policy Local, and no ready endpoint on this node"
         if why_not:
             notes.append(Note(address, why_not))
         elif address not in paths:
@@ -80,28 +83,21 @@ def _vips(service: Service) -> Iterator[tuple[str, str]]:
     yield from (("loadbalancer", one.address) for one in service.load_balancer)
 
 
-def _why_not(  # noqa: PLR0911 (one answer a line)
-    kind: str, address: str, service: Service, store: Store, host: Host, config: Config
-) -> str:
-    """Return why a VIP is not announced, or an empty string."""
+def _why_not(kind: str, address: str, service: Service, host: Host, config: Config) -> str:
+    """Return why no node like this one announces a VIP, or an empty string."""
     family = family_of(address)
     if family not in host.families:
         return f"family-off: IPv{family:d} is not enabled"
     if not _wanted(kind, service, config):
         return f"not-advertised: neither --advertise-{_FLAGS[kind]} nor annotation {_ANNOTATION}{_WORDS[kind]}"
-    if kind == "loadbalancer":
-        if service.annotations.get(_SKIP_LB_IPS) == "true":
-            return f"skipped: annotation {_SKIP_LB_IPS}"
-        if any(one.proxy for one in service.load_balancer if one.address == address):
-            return "ip-mode-proxy: nodes leave it to the load balancer"
+    if kind == "loadbalancer" and service.annotations.get(_SKIP_LB_IPS) == "true":
+        return f"skipped: annotation {_SKIP_LB_IPS}"
+    if kind == "loadbalancer" and any(one.proxy for one in service.load_balancer if one.address == address):
+        return "ip-mode-proxy: nodes leave it to the load balancer"
     refused = "" if kind == "cluster" else _refused(kind, address, config)
     if refused:
         return refused
-    if not host.primary(family):
-        return "no-node-address: this node has no address of its family"
-    if _policy(kind, service) is TrafficPolicy.LOCAL and not _local_ready(service.ref, address, store, host):
-        return "no-local-endpoint: traffic policy Local, and no ready endpoint on this node"
-    return ""
+    return "" if host.primary(family) else "no-node-address: this node has no address of its family"
 
 
 def _wanted(kind: str, service: Service, config: Config) -> bool:

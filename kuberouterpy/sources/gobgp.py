@@ -215,7 +215,7 @@ class GobgpSource:
     def _follow(self, items: queue.SimpleQueue[_Item]) -> None:
         began = self._now()
         started = self._started()
-        self._refresh_neighbors(started)
+        self._refresh_neighbors(started, holding=True)
         hold: Settling | None = Settling(self._whom_to_await(started), began=began, limit_s=self._restart_s)
         if started:
             self._tell(self._table(FAMILIES), holding=True)
@@ -235,10 +235,11 @@ class GobgpSource:
             if started and batch.prefixes:
                 self._reread(batch.prefixes)
             if due or batch.neighbors:
-                self._refresh_neighbors(started)
+                self._refresh_neighbors(started, holding=hold is not None)
             if hold is not None and started and hold.over(self._neighbors, now):
                 hold = None
                 self._replace()
+                self._refresh_neighbors(started, holding=False)
 
     def _whom_to_await(self, started: bool) -> frozenset[str] | None:
         if self._sessions > 1:
@@ -305,7 +306,7 @@ class GobgpSource:
                     found[path.prefix] = path
         return found
 
-    def _refresh_neighbors(self, started: bool) -> None:
+    def _refresh_neighbors(self, started: bool, *, holding: bool) -> None:
         answers = self._client.collect("ListPeer", pb.ListPeerRequest(), pb.ListPeerResponse) if started else []
         before = {one.address: one for one in self._neighbors}
         self._neighbors = tuple(
@@ -315,8 +316,9 @@ class GobgpSource:
             known = before.get(one.address)
             if known is None or known.established != one.established:
                 log_event(_log, logging.INFO, "neighbor", key=one.address, reason=one.state, error=one.error or None)
-        # Only a daemon that still has its speaker says who is up: one that is going down has dropped them all.
-        if started and self._started():
+        # Only a daemon that can be trusted and still has its speaker says who is up: one that is going down, or has just
+        # come up, has none of them.
+        if started and not holding and self._started():
             self._awaited = frozenset(one.address for one in self._neighbors if one.established)
 
 
