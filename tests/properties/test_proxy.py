@@ -44,7 +44,7 @@ CONFIG = Config(
     service_external_ip_range=("203.0.113.0/24", "2001:db8::/64"),
     loadbalancer_ip_range=("203.0.113.0/24", "2001:db8::/64"),
 )
-SERVICES = (Ref("a", "b-c"), Ref("a-b", "c"), Ref("a", "web"))
+SERVICES = (Ref("a", "b-c"), Ref("a-b", "c"))
 NODES = ("node-1", "node-2")
 
 # --- random facts: a small universe, so that histories collide ------------------------------------------------------------
@@ -54,8 +54,8 @@ _shared = ("203.0.113.7", "2001:db8::7")
 _pods = {4: ("10.1.1.5", "10.1.2.5", "10.0.0.1"), 6: ("fd00:1:1::5", "fd00:1:2::5", "fd00::1")}
 _ports = st.builds(
     ServicePort,
-    st.sampled_from(["x", "y"]),
-    st.sampled_from(list(Protocol)),
+    st.sampled_from(["x", "x", "x", "x", "y"]),
+    st.sampled_from([Protocol.TCP] * 6 + [Protocol.UDP, Protocol.SCTP]),
     st.sampled_from([80, 53]),
     st.sampled_from([0, 30080, 30053]),
 )
@@ -63,17 +63,17 @@ _policies = st.sampled_from(list(TrafficPolicy))
 _services = st.builds(
     Service,
     st.sampled_from(SERVICES),
-    st.sampled_from(list(ServiceType)),
-    st.lists(st.sampled_from([*_vips[4], *_vips[6]]), max_size=2, unique=True).map(tuple),
-    st.lists(_ports, max_size=3, unique_by=lambda port: (port.protocol, port.port)).map(tuple),
+    st.sampled_from([ServiceType.NODE_PORT, ServiceType.NODE_PORT, ServiceType.NODE_PORT, ServiceType.EXTERNAL_NAME]),
+    st.lists(st.sampled_from([*_vips[4], *_vips[6]]), min_size=1, max_size=3, unique=True).map(tuple),
+    st.lists(_ports, min_size=1, max_size=3, unique_by=lambda port: (port.protocol, port.port)).map(tuple),
     st.lists(st.sampled_from(_shared), max_size=2, unique=True).map(tuple),
     st.lists(st.builds(LoadBalancerIngress, st.sampled_from(_shared), st.booleans()), max_size=1).map(tuple),
     st.sampled_from([(), FAMILIES, FAMILIES[:1], FAMILIES[1:]]),
     _policies,
     _policies,
     affinity_s=st.sampled_from([0, 60]),
-    proxy_name=st.sampled_from([None, None, None, "other"]),
-    headless_label=st.sampled_from([False, False, False, True]),
+    proxy_name=st.sampled_from([None] * 9 + ["other"]),
+    headless_label=st.sampled_from([False] * 9 + [True]),
     annotations=st.sampled_from(
         [{}, {"kube-router.io/service.scheduler": "mh"}, {"kube-router.io/service.local": "true"}]
     ),
@@ -99,10 +99,10 @@ def _slices(draw: st.DrawFn) -> EndpointSlice:
     )
     return EndpointSlice(
         Ref("a", draw(st.sampled_from(["s1", "s2", "s3"]))),
-        draw(st.sampled_from([None, *SERVICES])),
+        draw(st.sampled_from([*SERVICES, *SERVICES, None])),
         family,
-        tuple(draw(st.lists(ports, max_size=2))),
-        tuple(draw(st.lists(endpoints, max_size=3))),
+        tuple(draw(st.lists(ports, min_size=1, max_size=2))),
+        tuple(draw(st.lists(endpoints, min_size=1, max_size=3))),
     )
 
 
@@ -120,11 +120,14 @@ _links = st.builds(
     lambda addresses: Link("eth0", 2, mtu=1500, up=True, addresses=tuple(addresses)),
     st.lists(st.sampled_from(["10.0.0.1/24", "fd00::1/64"]), max_size=2, unique=True),
 )
-_records: st.SearchStrategy[Record] = st.one_of(_services, _slices(), _nodes, _links)
+_records: st.SearchStrategy[Record] = st.one_of(_services, _services, _slices(), _slices(), _nodes, _links)
+_known = st.one_of(
+    st.builds(Delete, st.just(Service), st.sampled_from(SERVICES)),
+    st.builds(Delete, st.just(EndpointSlice), st.sampled_from([Ref("a", name) for name in ("s1", "s2", "s3")])),
+)
 _events: st.SearchStrategy[Event] = st.one_of(
-    st.builds(Upsert, _records),
-    st.builds(Upsert, _records),
-    st.builds(lambda one: Delete(type(one), one.ref), _records),
+    *[st.builds(Upsert, _records)] * 6,
+    *[_known] * 2,
     st.builds(
         lambda found: Replace(Service, tuple({one.ref: one for one in found}.values())), st.lists(_services, max_size=2)
     ),
@@ -167,7 +170,7 @@ def _without_sysctls(stands: Mapping[Key, Object]) -> Mapping[Key, Object]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(_events, max_size=20))
+@given(st.lists(_events, min_size=8, max_size=16))
 def test_after_every_event_the_kernel_holds_what_a_fresh_start_would_make(events: list[Event]) -> None:
     agent = Agent()
     for event in events:
