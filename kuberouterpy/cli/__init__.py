@@ -49,6 +49,7 @@ class Lazy(NamedTuple):
 
 COMMANDS: Final[dict[str, Lazy]] = {
     "run": Lazy("kuberouterpy.cli.run", "run", "Run the agent on this node."),
+    "status": Lazy("kuberouterpy.cli.status", "status", "Show how the agent of this node is."),
     "lab": Lazy("kuberouterpy.cli.lab", "lab", "Boot a whole cluster here, to try things out."),
 }
 
@@ -93,6 +94,7 @@ Examples:
   {PROGRAM} run --kubeconfig /etc/kubernetes/admin.conf
   {PROGRAM} run --run-router=false --run-firewall=false
   {PROGRAM} run --help                        every flag, as kube-router names it
+  {PROGRAM} status                            what the agent says of itself
 """,
 )
 @click.version_option(__version__, "-V", "--version", prog_name=PROGRAM, message="%(prog)s %(version)s")
