@@ -62,7 +62,7 @@ class HttpSource:
                 self._stop.wait(_RETRY_S)
                 continue
             with self._server as server:
-                server.serve_forever(poll_interval=3600)
+                server.serve_forever(poll_interval=0.5)
             return
 
 
