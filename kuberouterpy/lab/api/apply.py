@@ -1,7 +1,7 @@
 """Server-side apply: who owns which field, and what happens when two disagree.
 
-Ownership is kept only for objects that were applied once: their first apply notes the fields they had before as owned by whoever
-wrote them. Every later write to such an object is noted; other objects cost nothing.
+Ownership is kept only for objects that were applied once: their first apply notes the fields they had before as owned by
+whoever wrote them. Every later write to such an object is noted; other objects cost nothing.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def _applied(target: Target, live: JsonObject, wanted: JsonObject, *, manager: s
     result: JsonObject = fieldsets.merged(live, wanted, kind)
     result = copy.deepcopy(result)
     kept = {path for entry in others for path in fieldsets.leaves(entry["fieldsV1"])}
-    # Items last: their fields are then gone already, and they go only where nobody owns anything in them.
-    for path in sorted(owned - asked - kept, key=lambda one: one[-1] == "."):
+    # order matters: whole items first, while they can still be found by their keys.
+    for path in sorted(owned - asked - kept, key=lambda one: one[-1] != "."):
         if path[-1] != "." or not any(one[: len(path) - 1] == path[:-1] for one in kept | asked):
             fieldsets.remove(result, path)
     others.append(_entry(target, manager, "Apply", asked))

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from kuberouterpy.lab.api import protobuf
 from kuberouterpy.lab.api.errors import JsonObject, bad_request, unsupported_media_type
 from kuberouterpy.lab.api.schema import types
 
@@ -35,7 +36,9 @@ def body(data: bytes, content_type: str) -> Any:
             return msgspec.json.decode(data)
         except (msgspec.DecodeError, RecursionError) as error:
             raise bad_request(f"the object provided is unrecognized (must be of type JSON): {error}") from error
-    raise unsupported_media_type(media, ("application/json", "application/yaml"))
+    if media == protobuf.MEDIA_TYPE:
+        return protobuf.decode(data)
+    raise unsupported_media_type(media, ("application/json", "application/yaml", protobuf.MEDIA_TYPE))
 
 
 def _yaml(data: bytes) -> Any:

@@ -112,8 +112,8 @@ class Rest:
         data = self._body(request)
         change = _replacement(data) if request.method == "PUT" else _patching(target, content, data)
         if target.subresource == "scale":
-            change = scale.change(change)
             target = _whole(target)
+            change = apply.tracking(scale.change(change), options.manager, target)
             scaled = self._writer.update(target, change, options, patch=True)
             assert isinstance(scaled.body, Entry)
             return _json(200, scale.shown(scaled.body.obj))
