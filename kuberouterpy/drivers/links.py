@@ -62,8 +62,12 @@ class LinksDriver:
     name = "links"
     kinds: tuple[ObjectKind, ...] = (Link, LocalAddress)
 
-    def __init__(self) -> None:
+    def __init__(self, *, dummy: bool = True, tunnels: bool = True) -> None:
+        """``dummy``, ``tunnels``: whether to recognise those; a process without the controller that wants them must not,
+        because what is recognised and not wanted is deleted."""
         self._netlink = Netlink(ROUTE)
+        self._dummy = DUMMY if dummy else ""
+        self._tunnels = tunnels
         self._wanted: dict[Key, Object] = {}
 
     def expect(self, wanted: Iterable[Object]) -> None:
@@ -90,7 +94,7 @@ class LinksDriver:
             if address is None or address.link_local:
                 continue
             held = LocalAddressKey(names.get(address.ifindex, ""), address.address, address.prefix)
-            if held.link == DUMMY or held in self._wanted:
+            if (held.link and held.link == self._dummy) or held in self._wanted:
                 found[held] = LocalAddress(held)
         return found
 
@@ -150,8 +154,8 @@ class LinksDriver:
             raise
 
     def _is_ours(self, link: LinkSeen) -> bool:
-        tunnel = link.name.startswith(TUNNEL_PREFIX) and len(link.name) == LINK_LIMIT and link.kind in _ENDS
-        return link.name == DUMMY or tunnel or LinkKey(link.name) in self._wanted
+        named = link.name.startswith(TUNNEL_PREFIX) and len(link.name) == LINK_LIMIT and link.kind in _ENDS
+        return link.name == self._dummy or (self._tunnels and named) or LinkKey(link.name) in self._wanted
 
     def _described(self, link: LinkSeen) -> Link:
         wanted = self._wanted.get(LinkKey(link.name))
