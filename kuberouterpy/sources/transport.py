@@ -142,6 +142,11 @@ class Transport:
         if rest:
             response.close()
             raise SourceError(f"{request}: the answer is larger than {_MAX_BODY_BYTES} bytes")
+        length = response.headers.get("Content-Length", "")
+        if length.isdigit() and int(length) != len(data) and "Content-Encoding" not in response.headers:
+            # urllib3 1.26 does not mind a body that ends early.
+            response.close()
+            raise SourceError(f"{request} of {self.server}: the answer ended after {len(data)} of {length} bytes")
         response.release_conn()
         return Reply(response.status, data)
 
@@ -285,7 +290,8 @@ def _unreachable(what: str, error: Exception) -> SourceError:
     while True:
         reason = getattr(inner, "reason", None)
         following = reason if isinstance(reason, BaseException) else inner.__cause__ or inner.__context__
-        if following is None:
+        # What is no error of the system is how a library probed its own interpreter, not why the request failed.
+        if following is None or not (reason or inner.__cause__ or isinstance(following, OSError)):
             break
         inner = following
     words = getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
