@@ -112,5 +112,14 @@ def _nearby(ready: list[Backend], host: Host) -> list[Backend]:
     return ready
 
 
-def _ability(endpoint: Endpoint) -> tuple[bool, bool]:
-    return endpoint.ready, endpoint.serving
+def _ability(endpoint: Endpoint) -> tuple[object, ...]:
+    """Rank two states of one endpoint; the tail only makes the choice independent of the order slices arrived in."""
+    return (
+        endpoint.ready,
+        endpoint.serving,
+        endpoint.node or "",
+        not endpoint.terminating,
+        sorted(endpoint.for_nodes),
+        sorted(endpoint.for_zones),
+        str(endpoint.pod),
+    )
