@@ -118,12 +118,8 @@ class Netlink:
             wanted = flags | REQUEST | (ACK if position == len(messages) - 1 else 0)
             parts += (_HEADER.pack(_HEADER.size + len(body), kind, wanted, last, 0), body, _padding(len(body)))
         self._sequence = count(last + 1)
-        try:
-            self._open().send(b"".join(parts))
-            return self._refusals(first, last)
-        except OSError:
-            self.close()  # whatever still sits in it must not answer the next question
-            raise
+        self._send(b"".join(parts))
+        return self._refusals(first, last)
 
     def dump(self, message: Message) -> Iterator[memoryview]:
         """Return an iterator over the bodies of every reply to a dump request, from one consistent run.
@@ -135,12 +131,8 @@ class Netlink:
             header = _HEADER.pack(
                 _HEADER.size + len(message.body), message.type, message.flags | REQUEST | DUMP, sequence, 0
             )
-            try:
-                self._open().send(header + message.body)
-                replies, consistent = self._replies(sequence)
-            except OSError:
-                self.close()
-                raise
+            self._send(header + message.body)
+            replies, consistent = self._replies(sequence)
             if consistent:
                 return iter(replies)
         raise InterruptedError(errno.EINTR, "the table kept changing while it was read")
@@ -152,14 +144,8 @@ class Netlink:
         """
         sequence = next(self._sequence)
         length = _HEADER.size + len(message.body)
-        try:
-            self._open().send(
-                _HEADER.pack(length, message.type, message.flags | REQUEST | ACK, sequence, 0) + message.body
-            )
-            replies, _ = self._replies(sequence)
-        except OSError:
-            self.close()
-            raise
+        self._send(_HEADER.pack(length, message.type, message.flags | REQUEST | ACK, sequence, 0) + message.body)
+        replies, _ = self._replies(sequence)
         if not replies:
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         return replies[0]
@@ -186,10 +172,21 @@ class Netlink:
             self._socket = open_socket(self._protocol, timeout_s=_TIMEOUT_S)
         return self._socket
 
+    def _send(self, request: bytes) -> None:
+        try:
+            self._open().send(request)
+        except OSError:
+            self.close()
+            raise
+
     def _receive(self) -> Iterator[tuple[int, int, int, memoryview]]:
         """Yield (type, flags, sequence, body) of everything in one datagram."""
-        # Into one buffer: a new object of 64 KB for each read made a listing twice as slow, in page faults.
-        length = self._open().recv_into(self._buffer)
+        try:
+            # Into one buffer: a new object of 64 KB for each read made a listing twice as slow, in page faults.
+            length = self._open().recv_into(self._buffer)
+        except OSError:
+            self.close()  # an answer was lost: whatever still sits in it must not answer the next question
+            raise
         yield from parse(bytes(memoryview(self._buffer)[:length]))
 
     def _refusals(self, first: int, last: int) -> dict[int, Refusal]:
