@@ -51,7 +51,7 @@ def router_id(host: Host, config: Config) -> str:
     primary = host.primary(Family.IPV4)
     if primary and config.router_id != "generate":
         return primary
-    return str(IPv4Address(_fnv1a(next(iter(host.node_addresses), ""))))
+    return str(IPv4Address(fnv1a(next(iter(host.node_addresses), ""))))
 
 
 def session_addresses(node: Node, host: Host) -> tuple[str, str] | None:
@@ -129,7 +129,8 @@ def _restart_s(config: Config) -> int:
     return int(config.bgp_graceful_restart_time_s) if config.bgp_graceful_restart else 0
 
 
-def _fnv1a(text: str) -> int:
+def fnv1a(text: str) -> int:
+    """Return the 32-bit FNV-1a hash of a text."""
     value = _FNV_OFFSET
     for byte in text.encode():
         value = ((value ^ byte) * _FNV_PRIME) & 0xFFFFFFFF
