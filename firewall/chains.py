@@ -6,8 +6,9 @@ What a new connection of a pod meets in FORWARD, and proxied in OUTPUT::
                           ESTABLISHED,RELATED: ACCEPT      ICMP errors, neighbour discovery: ACCEPT      INVALID: DROP
                           from a pod of this host: KUBE-ROUTER-FROM-PODS      to one: KUBE-ROUTER-TO-PODS
                           neither dropped it: ACCEPT
-    KUBE-ROUTER-TO-PODS   -d 0.0.0.5/0.0.0.15: KUBE-ROUTER-TO-PODS-5      (16 of these, by the last four bits)
-    ...-TO-PODS-5         -d 10.1.4.5: KUBE-POD-FW-...                    (split again by the next bits where many)
+    KUBE-ROUTER-TO-PODS   -d 0.0.0.1/0.0.0.3: KUBE-ROUTER-TO-PODS-1       (four ways, by the last two bits)
+    ...-TO-PODS-1         -d 0.0.0.4/0.0.0.12: KUBE-ROUTER-TO-PODS-11     (four ways, by the next two)
+    ...-TO-PODS-11        -d 10.1.4.5: KUBE-POD-FW-...                    (forks again where there are many)
     KUBE-POD-FW-...       forget the mark; KUBE-NWPLCY-... of each policy; marked: RETURN; NFLOG; DROP
     KUBE-NWPLCY-...       -m set --match-set KUBE-SRC-... src -p tcp --dport 80: mark
 
@@ -44,10 +45,13 @@ _FORWARDED: Final = "to or from pods"
 _PROXIED: Final = "proxied by this host, or from it"
 
 SLOTS: Final = tuple(range(16))
-"""Branches at each fork of the tree: values of four bits of the address."""
-_SLOT_BITS: Final = 4
-_FORKS: Final = 4
-"""Deepest fork: 16 bits tell 65,536 pods of a host apart."""
+"""Branches that are computed by themselves: the last four bits of the address, thus behind two forks."""
+_SLOT_FORKS: Final = 2
+_FORK_BITS: Final = 2
+_WAYS: Final = range(1 << _FORK_BITS)
+"""Ways at each fork. A packet that comes back from one still meets the others: few ways and many forks cost the least."""
+_FORKS: Final = 6
+"""Deepest fork: a chain's name has room for no more, and twelve bits tell 4,096 leaves apart."""
 _LEAF: Final = 8
 """More pods than this and a chain forks."""
 
@@ -82,7 +86,7 @@ def base(host: Host, config: Config) -> Iterator[Object]:
         yield local_pods_set(family)
         yield _chain(family, ICMP, _icmp_rules(family))
         for direction, name in TREES.items():
-            yield _chain(family, name, (_fork_rule(name, slot, 0, direction, family) for slot in SLOTS))
+            yield from _trunk(name, 0, direction, family)
         if unseen := _unseen_rules(host, config, family):
             yield _chain(family, UNSEEN, (_log("unseen"), Rule((), ("DROP",), "of a pod not seen yet")))
         yield _chain(family, FORWARD, (*unseen, *_top_rules(family)))
@@ -141,12 +145,22 @@ def slot_of(address: str) -> int:
 
 
 def branch(slot: int, isolated: Iterable[Isolated], direction: Direction, family: Family) -> Iterator[Chain]:
-    """Yield the chains behind one branch of the first fork, for the isolated pods that belong to it.
+    """Yield the chains of one slot, for the isolated pods that belong to it.
 
     Shapes: addresses of one family with :func:`slot_of` equal to ``slot``; the first chain stands even when empty.
     """
-    pods = tuple(sorted(isolated))
-    yield from _grow(_branch_name(TREES[direction], slot), pods, 1, direction, family)
+    name = TREES[direction]
+    for depth in range(_SLOT_FORKS):
+        name = _way_name(name, _way(slot, depth))
+    yield from _grow(name, tuple(sorted(isolated)), _SLOT_FORKS, direction, family)
+
+
+def _trunk(name: str, depth: int, direction: Direction, family: Family) -> Iterator[Chain]:
+    """Yield the forks that always stand, up to the slots."""
+    yield _fork(name, _WAYS, depth, direction, family)
+    if depth + 1 < _SLOT_FORKS:
+        for way in _WAYS:
+            yield from _trunk(_way_name(name, way), depth + 1, direction, family)
 
 
 def _grow(name: str, pods: Sequence[Isolated], depth: int, direction: Direction, family: Family) -> Iterator[Chain]:
@@ -155,22 +169,32 @@ def _grow(name: str, pods: Sequence[Isolated], depth: int, direction: Direction,
         return
     split: dict[int, list[Isolated]] = {}
     for one in pods:
-        split.setdefault((int(ip_address(one.address)) >> (_SLOT_BITS * depth)) & (len(SLOTS) - 1), []).append(one)
-    for slot, some in sorted(split.items()):
-        yield from _grow(_branch_name(name, slot), some, depth + 1, direction, family)
-    yield _chain(family, name, (_fork_rule(name, slot, depth, direction, family) for slot in sorted(split)))
+        split.setdefault(_way(int(ip_address(one.address)), depth), []).append(one)
+    for way, some in sorted(split.items()):
+        yield from _grow(_way_name(name, way), some, depth + 1, direction, family)
+    yield _fork(name, sorted(split), depth, direction, family)
 
 
-def _fork_rule(name: str, slot: int, depth: int, direction: Direction, family: Family) -> Rule:
+def _fork(name: str, ways: Iterable[int], depth: int, direction: Direction, family: Family) -> Chain:
     # A mask need not be contiguous: xtables compares (address & mask) with the wanted bits (ip_packet_match).
-    shift = _SLOT_BITS * depth
     make = IPv4Address if family is Family.IPV4 else IPv6Address
-    bits = f"{make(slot << shift)}/{make((len(SLOTS) - 1) << shift)}"
-    return Rule((_DIRECTION_FLAG[direction], bits), (_branch_name(name, slot),))
+    mask = make(_WAYS[-1] << (_FORK_BITS * depth))
+    return _chain(
+        family,
+        name,
+        (
+            Rule((_DIRECTION_FLAG[direction], f"{make(way << (_FORK_BITS * depth))}/{mask}"), (_way_name(name, way),))
+            for way in ways
+        ),
+    )
 
 
-def _branch_name(name: str, slot: int) -> str:
-    return f"{name}-{slot:X}"
+def _way(bits: int, depth: int) -> int:
+    return (bits >> (_FORK_BITS * depth)) & _WAYS[-1]
+
+
+def _way_name(name: str, way: int) -> str:
+    return f"{name}{way}" if name[-1].isdigit() else f"{name}-{way}"
 
 
 def _pod_rule(one: Isolated, direction: Direction, family: Family) -> Rule:
