@@ -8,7 +8,8 @@ read back from it:
   added, which touches that session only.
 * a **policy** is a version: its name, and that of each of its sets, ends with a digest of its content. The new version is
   built beside the old one, takes its place by one ``SetPolicyAssignment`` - there is no moment without policy - and then the
-  old one goes. Sessions get a soft reset of that direction, because GoBGP judges only what arrives later.
+  old one goes. Sessions get a soft reset of that direction, because GoBGP judges only what arrives later. GoBGP 3 sends what
+  a wider export policy lets out, but does not withdraw what a narrower one holds back until the session begins anew.
 * a **path** we originate is compared by its attributes.
 * the **speaker** cannot be changed in place: it is stopped and started, which loses everything else. ``lost`` is called then,
   so that the loop lists again and puts the rest back. GoBGP 4 does not survive a stop: there a change is refused with one

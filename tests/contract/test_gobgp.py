@@ -14,7 +14,21 @@ import grpc
 import msgspec
 import pytest
 
-from kuberouterpy.cluster import BestPath, Delete, Event, Replace, Restarted, Unreachable, Upsert
+from kuberouterpy.cluster import (
+    BestPath,
+    Delete,
+    Event,
+    NodeAddress,
+    Ref,
+    Replace,
+    Restarted,
+    Service,
+    ServiceType,
+    Unreachable,
+    Upsert,
+)
+from kuberouterpy.cluster import Node as ClusterNode
+from kuberouterpy.config import Config
 from kuberouterpy.dataplane import (
     Key,
     Neighbor,
@@ -35,7 +49,10 @@ from kuberouterpy.errors import DriverError
 from kuberouterpy.family import IPV4, IPV6
 from kuberouterpy.gobgp import gobgp_pb2 as pb
 from kuberouterpy.gobgp.dialect import DIRECTIONS, V3, Shifted
+from kuberouterpy.host import describe
 from kuberouterpy.sources.gobgp import GobgpSource, NeighborState
+from kuberouterpy.store import Store
+from routing import CONTROLLER
 from tests.contract import gobgpd, suite
 
 pytestmark = [
@@ -379,6 +396,50 @@ def test_policies_are_enforced_and_replaced_without_a_reset(nodes: list[Node]) -
     gobgpd.eventually(lambda: set(one.told.paths()) == {"172.16.0.0/16"})
     assert _sessions_begun(two, one) == begun
     assert set(two.driver.list()) >= {PathKey("10.1.2.0/24"), PathKey("fd00:1:2::/64")}
+
+
+def test_what_the_router_wants_makes_routes_on_both_nodes(nodes: list[Node]) -> None:
+    """The controller's own objects on two real daemons: each learns the other's pod CIDRs, VIPs stay where they are."""
+    one, two, _ = nodes
+    settings = Config(
+        node_name="node-1",
+        enable_ipv6=True,
+        bgp_port=1790,
+        bgp_graceful_restart=True,
+        advertise_cluster_ip=True,
+        service_cluster_ip_range=("10.96.0.0/12", "fd00:96::/112"),
+    )
+    facts = [
+        Upsert(ClusterNode(Ref("", f"node-{index}"), addresses(node), (f"10.1.{index}.0/24", f"fd00:1:{index}::/64")))
+        for index, node in enumerate((one, two), 1)
+    ]
+    facts.append(Upsert(Service(Ref("default", "web"), ServiceType.CLUSTER_IP, cluster_ips=("10.96.0.10",))))
+    for index, node in enumerate((one, two), 1):
+        store = Store()
+        for fact in facts:
+            store.apply(fact)
+        mine = msgspec.structs.replace(settings, node_name=f"node-{index}")
+        host = describe(store, mine)
+        wanted = {
+            value.key: value
+            for owner in CONTROLLER.owners(store, host, mine)
+            for value in CONTROLLER.desired(owner, store, host, mine).objects
+            if type(value) in GobgpDriver.kinds
+        }
+        ordered = sorted(wanted.values(), key=lambda value: GobgpDriver.kinds.index(type(value)))
+        suite.applied(node.driver, [suite.create(value) for value in ordered])
+        assert dict(node.driver.list()) == wanted
+        assert dict(GobgpDriver(node.daemon.socket).list()) == wanted
+    gobgpd.eventually(
+        lambda: (
+            one.told.paths() == {"10.1.2.0/24": ("10.99.0.2",), "fd00:1:2::/64": ("fd00:99::2",)}
+            and two.told.paths() == {"10.1.1.0/24": ("10.99.0.1",), "fd00:1:1::/64": ("fd00:99::1",)}
+        )
+    )
+
+
+def addresses(node: Node) -> tuple[NodeAddress, ...]:
+    return NodeAddress("InternalIP", node.v4), NodeAddress("InternalIP", node.v6)
 
 
 def test_many_paths_go_in_one_stream_and_a_bad_one_fails_alone(nodes: list[Node]) -> None:
