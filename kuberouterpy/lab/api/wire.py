@@ -77,6 +77,8 @@ class Connection:
             method, target, version = lines[0].split(" ")
         except ValueError as error:
             raise BadHttp(f"request line: {lines[0][:80]!r}") from error
+        if not version.startswith("HTTP/1."):
+            raise BadHttp(f"request line: {lines[0][:80]!r}")
         headers = {}
         for line in lines[1:]:
             name, _, value = line.partition(":")

@@ -10,9 +10,11 @@ from kuberouterpy.lab.api.errors import StatusError
 
 def test_a_merge_patch_deletes_nulls_merges_objects_and_replaces_lists() -> None:
     target = {"a": {"b": 1, "c": 2}, "l": [1, 2], "x": 1}
-    assert {"a": {"b": 1, "d": {"e": 3}}, "l": [9], "x": 1} == patch.merge(
-        target, {"a": {"c": None, "d": {"e": 3, "f": None}}, "l": [9]}
-    )
+    assert patch.merge(target, {"a": {"c": None, "d": {"e": 3, "f": None}}, "l": [9]}) == {
+        "a": {"b": 1, "d": {"e": 3}},
+        "l": [9],
+        "x": 1,
+    }
 
 
 def test_a_json_patch_does_all_six_operations() -> None:
