@@ -90,8 +90,9 @@ def claims(key: Key) -> bool:
             return name in egress.CHAINS
         case RouteKey() | NeighborKey() | RoutePolicyKey() | PathKey():
             return True
-        case RoutingRuleKey(priority=priority):
-            return priority == overlay.PRIORITY
+        case RoutingRuleKey(source=source, fwmark=fwmark):
+            # By pod CIDR, at whatever priority kube-router left it; rules by mark are the proxy's.
+            return bool(source) and not fwmark
         case _:
             return False
 

@@ -170,6 +170,8 @@ def test_everything_required_is_wanted_too() -> None:
         (SetKey("kube-router-svip"), False),
         (RouteKey(254, "10.1.2.0/24"), True),
         (RoutingRuleKey(IPV4, overlay.PRIORITY, source="10.1.1.0/24"), True),
+        (RoutingRuleKey(IPV4, 32764, source="10.1.1.0/24"), True),
+        (RoutingRuleKey(IPV4, 32764, fwmark=77), False),
         (RoutingRuleKey(IPV4, 100), False),
     ],
 )
