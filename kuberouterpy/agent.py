@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from types import FrameType
 from typing import Final, Protocol
 
@@ -14,7 +15,7 @@ import firewall
 import proxy
 import routing
 from kuberouterpy import __version__
-from kuberouterpy.cluster import Event, Link, Rejection
+from kuberouterpy.cluster import Event, Link, Rejection, Restarted
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller
 from kuberouterpy.dataplane import LocalAddressKey, VirtualServerKey
@@ -83,6 +84,7 @@ class Agent:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._excluded = [ip_network(prefix) for prefix in config.excluded_cidrs]
         controllers = tuple(_controllers(config))
         self.source = KubernetesSource(config, self._put)
         self.events = EventRecorder(self.source.transport, config.node_name)
@@ -98,12 +100,23 @@ class Agent:
     def start(self) -> None:
         """Start every thread."""
         _load_modules()
+        self._check()
         self.events.start()
         for programmed in self.loop.drivers:
             if programmed.lane is not None:
                 programmed.lane.start()
         for source in self._sources:
             source.start()
+
+    def _check(self) -> None:
+        """Fail at once where the kernel cannot do the work. Errors: MissingCapability names what is missing."""
+        config = self._config
+        for driver in (programmed.driver for programmed in self.loop.drivers):
+            if isinstance(driver, IpvsDriver):
+                driver.check()
+                seconds = (config.service_tcp_timeout_s, config.service_tcpfin_timeout_s, config.service_udp_timeout_s)
+                if any(seconds):
+                    driver.set_timeouts(tcp_s=int(seconds[0]), fin_s=int(seconds[1]), udp_s=int(seconds[2]))
 
     def stop(self) -> None:
         """Stop every source; nothing is undone."""
@@ -125,7 +138,7 @@ class Agent:
         yield self.source
         yield NetlinkSource(self._put)
         if config.run_router:
-            yield GobgpSource(config.gobgp_socket, self._put)
+            yield GobgpSource(config.gobgp_socket, self._put, restart_s=config.bgp_graceful_restart_time_s)
         if config.health_port:
             yield HttpSource(config.health_addr, config.health_port, lambda: self.loop.status)
 
@@ -142,13 +155,15 @@ class Agent:
             yield Programmed(RoutesDriver(), period_s=config.injected_routes_sync_period_s)
             if config.enable_cni:
                 yield Programmed(CniDriver(), period_s=config.routes_sync_period_s)
-            gobgp = GobgpDriver(config.gobgp_socket)
+            gobgp = GobgpDriver(config.gobgp_socket, lost=lambda: self._put(Restarted("gobgp")))
             yield Programmed(gobgp, period_s=config.routes_sync_period_s, lane=Lane(gobgp, self._put))
 
     def _is_ours(self, key: VirtualServerKey) -> bool:
         """Whether a listed virtual server is one an agent made: on our dummy link, or a node port on an own address."""
         tracker, host, ports = self.loop.tracker, self.loop.host, self._config.service_node_port_range
-        if key.fwmark:
+        if key.fwmark or any(
+            ip_address(key.address) in network for network in self._excluded if network.version == key.family
+        ):
             return False
         if tracker.actual(LocalAddressKey(DUMMY_LINK, key.address, key.family.host_prefix)) is not None:
             return True

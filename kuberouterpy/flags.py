@@ -243,10 +243,8 @@ NUMBER: Final = Form("NUMBER", whole(0, 2**31 - 1))
 _G, _P, _R, _F, _L = Section.GENERAL, Section.PROXY, Section.ROUTING, Section.FIREWALL, Section.BALANCER
 
 _NO_ALLOCATOR: Final = "the LoadBalancer allocator is not built yet"
+_NO_METRICS: Final = "metrics are not built yet; /status.json on the health port has the figures"
 _NO_BFD: Final = "BFD is not built yet"
-_NO_EXTERNAL: Final = "external BGP neighbors are not built yet"
-_NO_OVERLAY: Final = "overlay tunnels are not built yet"
-_NO_VIPS: Final = "announcing Service addresses is not built yet"
 _GOBGP_SOCKET: Final = "the GoBGP sidecar is reached through the unix socket of --gobgp-socket only"
 
 FLAGS: Final[tuple[Flag, ...]] = (
@@ -263,9 +261,9 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("cache-sync-timeout", DURATION, _G, "How long the first list may take before a warning"),
     Flag("health-addr", LISTEN, _G, "Address the health server listens on; default: all"),
     Flag("health-port", PORT_OR_NONE, _G, "Port of the health server; 0: none"),
-    Flag("metrics-addr", LISTEN, _G, "Address the metrics server listens on; default: all"),
-    Flag("metrics-port", PORT_OR_NONE, _G, "Port of the metrics server; 0: none"),
-    Flag("metrics-path", PATH, _G, "Path of the metrics"),
+    Flag("metrics-addr", LISTEN, _G, "Address the metrics server listens on; default: all", _NO_METRICS),
+    Flag("metrics-port", PORT_OR_NONE, _G, "Port of the metrics server; 0: none", _NO_METRICS),
+    Flag("metrics-path", PATH, _G, "Path of the metrics", _NO_METRICS),
     Flag(
         "cleanup-config",
         BOOL,
@@ -276,7 +274,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("enable-pprof", BOOL, _G, "Go profiler", "this agent is not a Go program"),
     Flag("v", NUMBER, _G, "Verbosity: 0 tells changes, 1 and more every operation", short="v"),
     Flag("log-format", Form("FORMAT", one_of("logfmt", "json")), _G, "Form of log lines: logfmt or json", ours=True),
-    Flag("agent-socket", PATH, _G, "Unix socket that kuberouterpy status and its siblings ask", ours=True),
+    Flag("agent-socket", PATH, _G, "Unix socket of the agent", "not built yet; ask the health port", ours=True),
     Flag(
         "max-delete-ratio",
         Form("RATIO", ratio),
@@ -310,37 +308,46 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("bgp-holdtime", DURATION, _R, "BGP hold time"),
     Flag("bgp-graceful-restart", BOOL, _R, "Offer BGP graceful restart"),
     Flag("bgp-graceful-restart-time", DURATION, _R, "How long neighbors keep our routes while we restart"),
-    Flag("bgp-graceful-restart-deferral-time", DURATION, _R, "How long to wait for End-of-RIB after a restart"),
+    Flag(
+        "bgp-graceful-restart-deferral-time",
+        DURATION,
+        _R,
+        "How long to wait for End-of-RIB after a restart",
+        "always 1 s: we announce nothing of others, so there is nothing to wait for",
+    ),
     Flag("enable-ibgp", BOOL, _R, "Peer with the other nodes"),
     Flag("nodes-full-mesh", BOOL, _R, "Peer with every other node, not only those of the same ASN"),
     Flag("advertise-pod-cidr", BOOL, _R, "Announce pod CIDRs to external neighbors"),
-    Flag("advertise-cluster-ip", BOOL, _R, "Announce cluster IPs", _NO_VIPS),
-    Flag("advertise-external-ip", BOOL, _R, "Announce external IPs", _NO_VIPS),
-    Flag("advertise-loadbalancer-ip", BOOL, _R, "Announce load-balancer IPs", _NO_VIPS),
-    Flag("override-nexthop", BOOL, _R, "Announce ourselves as next hop to external neighbors", _NO_EXTERNAL),
-    Flag("peer-router-ips", ADDRESSES, _R, "Addresses of external neighbors", _NO_EXTERNAL),
+    Flag("advertise-cluster-ip", BOOL, _R, "Announce cluster IPs"),
+    Flag("advertise-external-ip", BOOL, _R, "Announce external IPs"),
+    Flag("advertise-loadbalancer-ip", BOOL, _R, "Announce load-balancer IPs"),
+    Flag("override-nexthop", BOOL, _R, "Announce ourselves as next hop to external neighbors"),
+    Flag("peer-router-ips", ADDRESSES, _R, "Addresses of external neighbors"),
     Flag(
         "peer-router-asns",
         Form("ASN,...", whole(1, _MAX_ASN), many=True),
         _R,
         "ASNs of external neighbors",
-        _NO_EXTERNAL,
     ),
     Flag(
         "peer-router-ports",
         Form("PORT,...", whole(1, _MAX_PORT), many=True),
         _R,
         "Ports of external neighbors",
-        _NO_EXTERNAL,
     ),
     Flag(
         "peer-router-multihop-ttl",
         Form("TTL", whole(0, 255)),
         _R,
         "TTL of sessions with external neighbors",
-        _NO_EXTERNAL,
     ),
-    Flag("peer-router-passwords-file", FILE, _R, "File with the passwords of external neighbors", _NO_EXTERNAL),
+    Flag(
+        "peer-router-passwords-file",
+        FILE,
+        _R,
+        "File with the passwords of external neighbors",
+        "it is not read yet: external neighbors are refused rather than left without a password",
+    ),
     Flag(
         "peer-router-passwords",
         Form("BASE64,...", anything, many=True),
@@ -354,27 +361,24 @@ FLAGS: Final[tuple[Flag, ...]] = (
         PREFIXES,
         _R,
         "Prefixes that external neighbors may announce to us",
-        _NO_EXTERNAL,
         ours=True,
     ),
     Flag("routes-sync-period", DURATION, _R, "How often BGP is listed and compared"),
     Flag("injected-routes-sync-period", DURATION, _R, "How often kernel routes are listed and compared"),
-    Flag("enable-overlay", BOOL, _R, "Tunnel to nodes of other subnets", _NO_OVERLAY),
+    Flag("enable-overlay", BOOL, _R, "Tunnel to nodes of other subnets"),
     Flag(
         "overlay-type",
         Form("TYPE", one_of("subnet", "full")),
         _R,
         "Tunnel to nodes of other subnets (subnet) or to all (full)",
-        _NO_OVERLAY,
     ),
     Flag(
         "overlay-encap",
         Form("ENCAP", one_of("ipip", "fou", "vxlan")),
         _R,
         "Encapsulation: ipip, fou or vxlan",
-        _NO_OVERLAY,
     ),
-    Flag("overlay-encap-port", Form("PORT", whole(1024, _MAX_PORT)), _R, "Port of the encapsulation", _NO_OVERLAY),
+    Flag("overlay-encap-port", Form("PORT", whole(1024, _MAX_PORT)), _R, "Port of the encapsulation"),
     Flag("enable-pod-egress", BOOL, _R, "SNAT pods that talk to the outside"),
     Flag("enable-cni", BOOL, _R, "Write the CNI configuration"),
     Flag("cni-conf-file", PATH, _R, "CNI configuration; else the environment's KUBE_ROUTER_CNI_CONF_FILE", ours=True),
@@ -401,11 +405,10 @@ FLAGS: Final[tuple[Flag, ...]] = (
         BOOL,
         _F,
         "Deny pods the agent has not seen yet",
-        "denying pods that the agent has not seen is not built yet",
     ),
     Flag("use-nftables-for-netpol", BOOL, _F, "nftables backend", "iptables (legacy or nft variant) enforces policies"),
     # LoadBalancer allocator
-    Flag("loadbalancer-ip-range", PREFIXES, _L, "Ranges to give addresses from", _NO_ALLOCATOR),
+    Flag("loadbalancer-ip-range", PREFIXES, _L, "Ranges of load-balancer IPs that may be served"),
     Flag("loadbalancer-default-class", BOOL, _L, "Serve Services without a class", _NO_ALLOCATOR),
     Flag("loadbalancer-sync-period", DURATION, _L, "How often to look for Services without address", _NO_ALLOCATOR),
 )
