@@ -112,7 +112,6 @@ _SUB: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     "scale": ("autoscaling", "v1", "Scale", ["get", "patch", "update"]),
     "eviction": ("policy", "v1", "Eviction", ["create"]),
     "binding": ("", "v1", "Binding", ["create"]),
-    "token": ("authentication.k8s.io", "v1", "TokenRequest", ["create"]),
 }
 """Subresources that are another kind than the resource."""
 

@@ -82,7 +82,7 @@ _CORE: Final = (
     Resource("", "v1", "namespaces", "Namespace", namespaced=False, short=("ns",), subresources=("status", "finalize")),
     Resource("", "v1", "configmaps", "ConfigMap", short=("cm",)),
     Resource("", "v1", "secrets", "Secret"),
-    Resource("", "v1", "serviceaccounts", "ServiceAccount", short=("sa",), subresources=("token",)),
+    Resource("", "v1", "serviceaccounts", "ServiceAccount", short=("sa",)),
     Resource("", "v1", "events", "Event", short=("ev",)),
 )  # fmt: skip
 _APPS: Final = (
@@ -134,6 +134,15 @@ _OTHERS: Final = (
     Resource("networking.k8s.io", "v1", "ingressclasses", "IngressClass", namespaced=False, generation=True),
     Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget",
              short=("pdb",), subresources=_STATUS, generation=True),
+    # Stored only: manifests bring them, and kubectl apply --prune asks for them.
+    Resource("", "v1", "persistentvolumes", "PersistentVolume", namespaced=False, short=("pv",), subresources=_STATUS),
+    Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", short=("pvc",), subresources=_STATUS),
+    Resource("", "v1", "replicationcontrollers", "ReplicationController", short=("rc",), subresources=_STATUS),
+    Resource("", "v1", "resourcequotas", "ResourceQuota", short=("quota",), subresources=_STATUS),
+    Resource("", "v1", "limitranges", "LimitRange", short=("limits",)),
+    Resource("batch", "v1", "jobs", "Job", subresources=_STATUS, generation=True),
+    Resource("batch", "v1", "cronjobs", "CronJob", short=("cj",), subresources=_STATUS, generation=True),
+    Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False, short=("sc",)),
     Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False, short=("pc",)),
 )  # fmt: skip
 

@@ -105,10 +105,11 @@ class Watcher:
         position = self._begin(send)
         table = self._storage.table(request.target.resource.key)
         while True:
-            if self._faults.cuts(self._sight, self._sent):
-                return False
-            muted = self._faults.mutes(self._sight, self._sent)
             with self._storage.lock:
+                # order matters: asked under the lock, so that a fault that comes now wakes the waiting below.
+                if self._faults.cuts(self._sight, self._sent):
+                    return False
+                muted = self._faults.mutes(self._sight, self._sent)
                 try:
                     events = self._storage.after(request.target.resource.key, position)
                 except Compacted as error:

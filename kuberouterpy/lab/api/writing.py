@@ -226,10 +226,7 @@ class Writer:
         return Written(code, entry, warnings)
 
     def _removed(self, resource: Resource, key: Key, obj: JsonObject) -> Written:
-        """Remove the object for good; ``obj`` is its last state, which the DELETED event shows."""
-        before = self._storage.get(resource.key, key)
-        if before is not None and _differs(before.obj, obj):
-            self._storage.put(resource.key, key, obj)
+        """Remove the object for good. The DELETED event shows it as it was stored last, as on a real server."""
         last = self._storage.remove(resource.key, key)
         self._admission.released(resource, obj)
         if resource.key == CRD_KEY:
@@ -338,8 +335,3 @@ def _mark(obj: JsonObject, grace_s: int, finalizers: list[str]) -> None:
         meta["deletionGracePeriodSeconds"] = grace_s
     if finalizers:
         meta["finalizers"] = finalizers
-
-
-def _differs(before: JsonObject, obj: JsonObject) -> bool:
-    obj["metadata"]["resourceVersion"] = before["metadata"]["resourceVersion"]
-    return bool(obj != before)

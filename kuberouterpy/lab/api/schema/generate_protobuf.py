@@ -21,6 +21,8 @@ from kuberouterpy.lab.api.resources import BUILT_IN
 _GROUPS = {
     "": "core",
     "apps": "apps",
+    "batch": "batch",
+    "storage.k8s.io": "storage",
     "rbac.authorization.k8s.io": "rbac",
     "coordination.k8s.io": "coordination",
     "discovery.k8s.io": "discovery",
