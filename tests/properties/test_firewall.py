@@ -172,7 +172,7 @@ FLOWS = [
 # --- compiled == oracle -----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(clusters(), st.data())
 def test_compiled_rules_decide_as_the_oracle_does(records: tuple[Record, ...], data: st.DataObject) -> None:
     cluster = Cluster(records)
@@ -222,7 +222,7 @@ def follow(events: Sequence[Event], config: Config = CONFIG) -> Iterator[tuple[S
         yield store, kept
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(histories())
 def test_incremental_equals_from_scratch_after_every_event(events: list[Event]) -> None:
     for index, (store, kept) in enumerate(follow(events)):
@@ -302,7 +302,7 @@ def snapshot(store: Store) -> Oracle:
     return Oracle(list(store.pods), list(store.namespaces), list(store.policies))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(clusters(), policies(), policies(), st.data())
 def test_an_edit_never_opens_nor_closes_more_than_it_says(
     records: tuple[Record, ...], first: NetworkPolicy, second: NetworkPolicy, data: st.DataObject

@@ -1,0 +1,299 @@
+"""Real packets through what the real drivers programmed, judged by the oracle.
+
+Three pods on a bridge and a host outside, each a network namespace; between them the kernel's own filter table with our
+chains and sets. Every ordered pair tries TCP, UDP and SCTP in both families at once; what arrives must be what the
+oracle allows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import select
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from firewall import CONTROLLER
+from kuberouterpy.cluster import Namespace, Pod, Record, Ref
+from kuberouterpy.dataplane import Chain, Entry, Jump, Set
+from kuberouterpy.drivers.ipset import IpsetDriver
+from kuberouterpy.drivers.iptables import IptablesDriver
+from kuberouterpy.tracker import Tracker
+from tests.firewall.world import CONFIG, filled, host
+from tests.oracle.networkpolicy import Flow, Oracle
+from tests.properties.test_firewall import LABELS, NAMESPACES, pods, policies
+
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("netns"), pytest.mark.timeout(400)]
+
+PLACES = {
+    "a": ("10.1.0.5", "fd00:1::5"),
+    "b": ("10.1.0.6", "fd00:1::6"),
+    "c": ("10.1.0.21", "fd00:1::15"),
+    "world": ("192.0.2.1", "2001:db8::1"),
+}
+GATEWAYS = {"bridge": ("10.1.0.1/24", "fd00:1::1/64"), "world": ("192.0.2.254/24", "2001:db8::fe/64")}
+PORTS = (80, 81, 443, 8080)
+_CLONE_NEWNET = 0x40000000
+_SCTP = 132
+_WAIT_S = 1.5
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Network:
+    """The namespaces, with a server on every port of every address."""
+
+    def __init__(self) -> None:
+        self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        self._places: dict[str, int] = {}
+        self._servers: list[socket.socket] = []
+        # A source port used once only: a connection tracked in an earlier round would carry a new one through.
+        self._fresh = itertools.count(10_000)
+        for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            _write(f"/proc/sys/net/{path}", "1")
+        _ip("link", "add", "kube-bridge", "type", "bridge", "forward_delay", "0")
+        self._gateway("kube-bridge", GATEWAYS["bridge"])
+        for name, addresses in PLACES.items():
+            self._join(name, addresses)
+        self.apply_bridge_sysctls()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def apply_bridge_sysctls(self) -> None:
+        """Set what ``firewall/base`` wants set."""
+        for name in ("iptables", "ip6tables"):
+            _write(f"/proc/sys/net/bridge/bridge-nf-call-{name}", "1")
+
+    def arrived(self, flows: Sequence[Flow]) -> set[Flow]:
+        """Start every flow at once; return those that were answered."""
+        waiting = {self._start(flow): flow for flow in flows}
+        arrived: set[Flow] = set()
+        deadline = time.monotonic() + _WAIT_S
+        open_ = dict(waiting)
+        while open_ and time.monotonic() < deadline:
+            answers = [one for one in open_ if one.type == socket.SOCK_DGRAM]
+            connects = [one for one in open_ if one.type != socket.SOCK_DGRAM]
+            readable, writable, _ = select.select(answers, connects, [], 0.05)
+            for one in (*readable, *writable):
+                flow = open_.pop(one)
+                assert one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0, f"{flow} was refused, not dropped"
+                arrived.add(flow)
+        for one in waiting:
+            one.close()
+        return arrived
+
+    def _start(self, flow: Flow) -> socket.socket:
+        place = next(name for name, addresses in PLACES.items() if flow.source in addresses)
+        with self._inside(place):
+            one = _socket(flow.source, flow.protocol)
+        one.setblocking(False)
+        one.bind((flow.source, next(self._fresh)))
+        one.connect_ex((flow.destination, flow.port))
+        if flow.protocol == "udp":
+            one.send(b"x")
+        return one
+
+    @contextmanager
+    def _inside(self, place: str) -> Iterator[None]:
+        _setns(self._places[place])
+        try:
+            yield
+        finally:
+            _setns(self._home)
+
+    def _join(self, name: str, addresses: tuple[str, str]) -> None:
+        assert _LIBC.unshare(_CLONE_NEWNET) == 0
+        self._places[name] = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        _setns(self._home)
+        there = f"/proc/{os.getpid()}/fd/{self._places[name]}"
+        _ip("link", "add", f"v{name}", "type", "veth", "peer", "name", "eth0", "netns", there)
+        if name == "world":
+            self._gateway("vworld", GATEWAYS["world"])
+        else:
+            _ip("link", "set", f"v{name}", "master", "kube-bridge", "up")
+        with self._inside(name):
+            _ip("link", "set", "lo", "up")
+            _ip("link", "set", "eth0", "up")
+            gateways = GATEWAYS["world" if name == "world" else "bridge"]
+            for address, gateway in zip(addresses, gateways, strict=True):
+                via, _, length = gateway.partition("/")
+                _ip("addr", "add", f"{address}/{length}", "dev", "eth0", *_nodad(address))
+                _ip("route", "add", "default", "via", via)
+            for address in addresses:
+                self._servers += _listen(address)
+
+    @staticmethod
+    def _gateway(link: str, addresses: tuple[str, str]) -> None:
+        _ip("link", "set", link, "up")
+        for address in addresses:
+            _ip("addr", "add", address, "dev", link, *_nodad(address))
+
+    def _serve(self) -> None:
+        while True:
+            for one in select.select(self._servers, [], [])[0]:
+                if one.type == socket.SOCK_DGRAM:
+                    data, peer = one.recvfrom(100)
+                    one.sendto(data, peer)
+                else:
+                    one.accept()[0].close()
+
+
+def _listen(address: str) -> Iterator[socket.socket]:
+    for port, protocol in itertools.product(PORTS, ("tcp", "udp", "sctp")):
+        one = _socket(address, protocol)
+        one.bind((address, port))
+        if protocol != "udp":
+            one.listen(64)
+        yield one
+
+
+def _socket(address: str, protocol: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
+    return socket.socket(family, kind, _SCTP if protocol == "sctp" else 0)
+
+
+def _setns(where: int) -> None:
+    assert _LIBC.setns(where, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+
+
+def _ip(*arguments: str) -> None:
+    family = "-6" if any(":" in word for word in arguments) else "-4"
+    subprocess.run(["ip", family, *arguments], check=True)
+
+
+def _nodad(address: str) -> tuple[str, ...]:
+    return ("nodad",) if ":" in address else ()
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+
+
+class Agent:
+    """The controller over the real drivers."""
+
+    def __init__(self) -> None:
+        self.here = host("node-0")
+        self.drivers: dict[tuple[Any, ...], Any] = {(Set, Entry): IpsetDriver(), (Chain, Jump): IptablesDriver()}
+        self.tracker = Tracker(tuple(self.drivers))
+
+    def program(self, records: Iterable[Record]) -> Oracle:
+        """Make the kernel agree with some facts; return who judges them."""
+        store = filled(records)
+        owners = set(CONTROLLER.owners(store, self.here, CONFIG))
+        for owner in {*self.tracker.owners(), *owners}:
+            objects = CONTROLLER.desired(owner, store, self.here, CONFIG).objects if owner in owners else ()
+            self.tracker.replace(owner, objects)
+        for batch in self.tracker.pending(0.0):
+            for op, error in self.drivers[batch.group].apply(batch.ops):
+                assert error is None, (op, error)
+                self.tracker.record(op, None, 0.0)
+        return Oracle(store.pods, store.namespaces, store.policies)
+
+    def drift(self) -> list[object]:
+        """Return how the kernel differs from what was programmed."""
+        return [
+            one
+            for kinds, driver in self.drivers.items()
+            for one in self.tracker.observe(kinds, driver.list(), CONTROLLER.claims)
+        ]
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> tuple[Record, ...]:
+    """Return facts of a cluster whose pods stand at our places."""
+    spaces = [Namespace(Ref("", name), draw(LABELS)) for name in NAMESPACES]
+    some = []
+    for name in ("a", "b", "c"):
+        one = draw(pods())
+        some.append(Pod(Ref(one.ref.namespace, name), "node-0", PLACES[name], one.labels, one.ports))
+    return (*spaces, *some, *draw(st.lists(policies(), min_size=2, max_size=5)))
+
+
+def flows(round_: int) -> list[Flow]:
+    """Return every ordered pair in both families, each protocol on one port that changes with the round."""
+    pairs = [
+        (one, other, version)
+        for one in PLACES.values()
+        for other in PLACES.values()
+        if one is not other
+        for version in (0, 1)
+    ]
+    return [
+        Flow(one[version], other[version], protocol, PORTS[(round_ + index) % len(PORTS)])
+        for index, ((one, other, version), protocol) in enumerate(itertools.product(pairs, ("tcp", "udp", "sctp")))
+    ]
+
+
+def test_packets_arrive_where_the_oracle_allows_it() -> None:
+    network, agent = Network(), Agent()
+    everything = flows(0)
+    assert network.arrived(everything) == set(everything), "without rules everything must arrive"
+    seen = {True: 0, False: 0}
+    rounds = itertools.count()
+
+    @settings(
+        max_examples=12,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(clusters())
+    def judge(records: tuple[Record, ...]) -> None:
+        oracle = agent.program(records)
+        some = flows(next(rounds))
+        allowed = {flow for flow in some if oracle.allowed(flow)}
+        assert network.arrived(some) == allowed
+        seen[True] += len(allowed)
+        seen[False] += len(some) - len(allowed)
+
+    judge()
+    assert min(seen.values()) > 50, f"the random policies prove little: {seen}"
+    assert agent.drift() == []
+
+
+def test_the_kernel_takes_addresses_as_we_write_them() -> None:
+    """Members and masks are compared as text: what ``ipset save`` prints must be what we asked for."""
+    assert all(str(ip_address(address)) == address for both in PLACES.values() for address in both)
+    agent = Agent()
+    agent.program((*_one_of_each(),))
+    assert agent.drift() == []
+
+
+def _one_of_each() -> Iterator[Record]:
+    from kuberouterpy.cluster import IpBlock, PolicyPort, PolicyRule
+    from kuberouterpy.labels import EVERYTHING
+    from kuberouterpy.protocol import Protocol
+    from tests.firewall.world import namespace, pod, policy
+
+    blocks = (
+        IpBlock("0.0.0.0/0", ("10.0.0.0/8", "192.0.2.1/32")),
+        IpBlock("::/0", ("fc00::/7", "2001:db8::1/128")),
+        IpBlock("::/0", ("64:ff9b::/96", "1::/16", "fe80::/10")),
+        IpBlock("10.0.0.0/8", ("10.0.0.0/8",)),
+        IpBlock("192.0.2.7/32"),
+        IpBlock("2001:db8:0:0:1::/80"),
+    )
+    ports = tuple(PolicyPort(protocol, "web") for protocol in Protocol)
+    yield namespace("x")
+    yield pod(
+        "x/a",
+        addresses=("10.1.0.5", "fd00:0:0:1::"),
+        ports=tuple(("web", protocol.value, 80) for protocol in Protocol),
+    )
+    yield policy(
+        "x/p", EVERYTHING, ingress=(PolicyRule(blocks, ports), PolicyRule(blocks)), egress=(PolicyRule((), ports),)
+    )
