@@ -20,6 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     config = Config(
         listen=tuple(map(_address, options.listen or ["127.0.0.1:0"])),
+        listen_open=tuple(map(_address, options.listen_open)),
         service_cidrs=tuple(map(ipaddress.ip_network, ",".join(options.service_cidr or ["10.96.0.0/16"]).split(","))),
         node_ports=_range(options.service_node_port_range),
         advertise=tuple(map(_advertised, options.advertise)),
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"api server: listen on {options.listen}: {error}\n")
         return 1
     if options.kubeconfig:
-        write_kubeconfig(options.kubeconfig, server.url, token=options.token)
+        write_kubeconfig(options.kubeconfig, server.open_url, token=options.token)
     sys.stdout.write(f"{server.url}\n")
     sys.stdout.flush()
     done.wait()
@@ -67,6 +68,10 @@ def write_kubeconfig(path: Path, url: str, *, token: str = "") -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kuberouterpy.lab.api", description="The lab's API server.")
     parser.add_argument("--listen", action="append", metavar="HOST:PORT", help="address to serve; may be repeated")
+    parser.add_argument(
+        "--listen-open", action="append", default=[], metavar="HOST:PORT",
+        help="address where no token is asked for (kubectl sends none over plain HTTP)",
+    )  # fmt: skip
     parser.add_argument(
         "--service-cidr", action="append", metavar="CIDR[,CIDR]", help="service ranges, default family first"
     )

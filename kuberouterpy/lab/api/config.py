@@ -15,6 +15,8 @@ class Config(msgspec.Struct, frozen=True):
 
     listen: tuple[tuple[str, int], ...] = (("127.0.0.1", 0),)
     """Addresses and ports; port 0 takes a free one."""
+    listen_open: tuple[tuple[str, int], ...] = ()
+    """Further addresses where no token is asked for: kubectl sends none over plain HTTP."""
     service_cidrs: tuple[Network, ...] = (ipaddress.ip_network("10.96.0.0/16"),)
     """One service range, or one of each family; the first is the default family."""
     node_ports: tuple[int, int] = (30_000, 32_767)

@@ -33,6 +33,8 @@ class ApiServer:
         """Storage, verbs and faults."""
         self.port = 0
         """Port of the first listener, once started."""
+        self.open_port = 0
+        """Port of the first listener that asks for no token, once started; 0 where there is none."""
         self._tokens = Tokens(self.config.token_file)
         self._audit = AuditLog(self.config.audit_log)
         self._stopping = threading.Event()
@@ -43,20 +45,24 @@ class ApiServer:
     @property
     def url(self) -> str:
         """Address of the first listener."""
-        host, _ = self.config.listen[0]
-        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        return _url(self.config.listen[0][0], self.port)
+
+    @property
+    def open_url(self) -> str:
+        """Address for those who bring no token: the first open listener, or the first listener."""
+        return _url(self.config.listen_open[0][0], self.open_port) if self.open_port else self.url
 
     def start(self) -> int:
         """Listen and serve; return the port of the first listener. Errors: OSError where an address is taken."""
-        for host, port in self.config.listen:
-            listener = _listen(host, port)
-            self._listeners.append(listener)
-            if not self.port:
-                self.port = listener.getsockname()[1]
+        guarded = [_listen(host, port) for host, port in self.config.listen]
+        unguarded = [_listen(host, port) for host, port in self.config.listen_open]
+        self._listeners = guarded + unguarded
+        self.port = guarded[0].getsockname()[1]
+        self.open_port = unguarded[0].getsockname()[1] if unguarded else 0
         self.core.start(self.port)
         for listener in self._listeners:
-            threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
+            arguments = (listener, listener in unguarded)
+            threading.Thread(target=self._accept, args=arguments, name="accept", daemon=True).start()
         return self.port
 
     def stop(self) -> None:
@@ -74,22 +80,25 @@ class ApiServer:
         self.core.stop()
         self._audit.close()
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket, open_to_all: bool) -> None:
         while not self._stopping.is_set():
             try:
                 sock, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._serve, args=(sock,), name="connection", daemon=True).start()
+            threading.Thread(target=self._serve, args=(sock, open_to_all), name="connection", daemon=True).start()
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _serve(self, sock: socket.socket, open_to_all: bool) -> None:
         with self._lock:
             self._connections.add(sock)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = Connection(sock)
             while not self._stopping.is_set() and (request := connection.read()) is not None:
-                if not self._handle(sock, request) or request.headers.get("connection", "").lower() == "close":
+                if (
+                    not self._handle(sock, request, open_to_all=open_to_all)
+                    or request.headers.get("connection", "").lower() == "close"
+                ):
                     break
         except BadHttp as error:
             with contextlib.suppress(OSError):
@@ -101,11 +110,11 @@ class ApiServer:
                 self._connections.discard(sock)
             sock.close()
 
-    def _handle(self, sock: socket.socket, request: Request) -> bool:
+    def _handle(self, sock: socket.socket, request: Request, *, open_to_all: bool) -> bool:
         """Answer one request; return whether the connection may serve another."""
         user, target, refusal = "system:anonymous", None, None
         try:
-            user = self._authenticate(request)
+            user = "system:admin" if open_to_all else self._authenticate(request)
             target = self._target(request)
         except StatusError as error:
             refusal = error
@@ -227,6 +236,11 @@ class ApiServer:
         if whole:
             send(STREAM_END)
         return whole
+
+
+def _url(host: str, port: int) -> str:
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _listen(host: str, port: int) -> socket.socket:

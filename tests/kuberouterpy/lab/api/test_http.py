@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 from pathlib import Path
@@ -484,12 +485,15 @@ def test_a_fault_that_is_none_is_refused(api: Client, fault: Any) -> None:
 def test_tokens_are_checked_and_read_again_when_the_file_changes(start: Start, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text("secret,agent\n")
-    api = start(token_file=tokens, audit_log=tmp_path / "audit")
+    api = start(token_file=tokens, audit_log=tmp_path / "audit", listen_open=(("127.0.0.1", 0),))
     assert api.ask("GET", CM)["reason"] == "Unauthorized"
     api.ask("GET", "/healthz")
     assert api.code == 200
     api.ask("GET", CM, Authorization="Bearer secret", User_Agent="me/1")
     assert api.code == 200
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", api.server.open_port, timeout=5)) as unguarded:
+        unguarded.request("GET", CM)
+        assert unguarded.getresponse().status == 200
     tokens.write_text("another\n")
     api.ask("GET", CM, Authorization="Bearer secret")
     assert api.code == 401
