@@ -27,6 +27,7 @@ from __future__ import annotations
 import errno as errnos
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final, NamedTuple, TypeAlias
 
@@ -268,9 +269,9 @@ def check(op: Op) -> None:
     """Refuse what would not reach the kernel as one line of the intended meaning. Errors: DriverError (EINVAL)."""
     match op.key:
         case SetKey(name=name):
-            good = bool(_NAME.fullmatch(name))
+            good = _is_name(name)
         case EntryKey(set=name, member=member):
-            good = bool(_NAME.fullmatch(name) and _MEMBER.fullmatch(member))
+            good = _is_name(name) and _MEMBER.fullmatch(member) is not None
         case _:
             good = False
     if isinstance(op.value, Set):
@@ -279,6 +280,12 @@ def check(op: Op) -> None:
         raise DriverError(f"{_attempt(op)}: not the text of a set or member", errnos.EINVAL)
 
 
+@lru_cache(maxsize=1024)
+def _is_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=4096)
 def clean(comment: str) -> str:
     """Return ``comment`` as a set can hold it: one line, no double quotes, at most 255 bytes."""
     if comment.isascii() and comment.isprintable() and '"' not in comment and len(comment) <= COMMENT_LIMIT:

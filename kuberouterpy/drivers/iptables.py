@@ -96,12 +96,15 @@ class IptablesDriver:
 
     def _is_as_written(self, key: Key, wanted: Collection[Rule], rules: Sequence[str]) -> bool:
         ids = [texts.id_of(text) for text in rules]
-        if ids != [rule.id for rule in wanted]:
+        if ids != [texts.wanted_id(rule) for rule in wanted]:
             return False
         printed = self._printed.get(key)
+        if printed == tuple(rules):
+            return True
         if printed is None or [texts.id_of(text) for text in printed] != ids:
-            self._printed[key] = printed = tuple(rules)
-        return printed == tuple(rules)
+            self._printed[key] = tuple(rules)
+            return True
+        return False
 
     def _read_jumps(self, family: Family, table: Table, parent: str, rules: Sequence[str]) -> dict[Key, Object]:
         found: dict[JumpKey, list[str]] = {}

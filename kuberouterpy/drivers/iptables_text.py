@@ -24,6 +24,7 @@ from __future__ import annotations
 import errno as errnos
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -87,6 +88,12 @@ def id_of(text: str) -> str:
     return found[1] if found else ""
 
 
+@lru_cache(maxsize=1 << 16)
+def wanted_id(rule: Rule) -> str:
+    """Return ``rule.id``, without hashing the same rule at every listing."""
+    return rule.id
+
+
 def jumps(text: str) -> str:
     """Return the chain of ours that a saved rule jumps to, or nothing."""
     if " KUBE-" not in f" {text}":
@@ -127,10 +134,11 @@ class Line(NamedTuple):
 def comment(rule: Rule) -> str:
     """Return the comment a rule is written with: id, then as much of its reason as goes."""
     reason = "".join(char if char.isprintable() and char not in "\"'\\" else " " for char in rule.reason)
-    text = f"kr:{rule.id} {reason}".rstrip()
+    text = f"kr:{wanted_id(rule)} {reason}".rstrip()
     return text.encode()[:COMMENT_LIMIT].decode(errors="ignore").rstrip()
 
 
+@lru_cache(maxsize=1 << 16)
 def write_rule(rule: Rule) -> str:
     """Return a rule as restore takes it after ``-A CHAIN``. Errors: DriverError where a word holds a line break."""
     words = ("-m", "comment", "--comment", comment(rule), *rule.match, "-j", *rule.target)
@@ -175,7 +183,7 @@ def in_order(ops: Iterable[Op]) -> list[Op]:
             # After its targets: a chain of a loop stands somewhere, its own place is the last.
             found[op.key] = found.pop(op.key)
 
-    ranks = {(ChainKey, True): 0, (JumpKey, True): 1, (JumpKey, False): 2, (ChainKey, False): 3}
+    ranks: dict[tuple[type, bool], int] = {(ChainKey, True): 0, (JumpKey, True): 1, (JumpKey, False): 2, (ChainKey, False): 3}
     for op in sorted(by_key.values(), key=lambda op: ranks[type(op.key), op.value is not None]):
         visit(op)
     return list(found.values())

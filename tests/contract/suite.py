@@ -17,7 +17,6 @@ What the real tool prints is the judge: a check compares it before and after, an
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from kuberouterpy.dataplane import Key, Object, Op, Verb, requires
 from kuberouterpy.drivers import Driver
 from kuberouterpy.drivers.fake import FakeDriver, FakeKernel
 from kuberouterpy.errors import DriverError
+from kuberouterpy.lab.engine import kernel
 
 
 def nothing() -> None:
@@ -73,21 +73,15 @@ def named(check: Check) -> str:
 @contextmanager
 def own_namespace() -> Iterator[None]:
     """Put this thread, and every program it runs, into a new network namespace; it goes when the block ends. Needs root."""
-    with open("/proc/thread-self/ns/net", "rb") as before:
-        _demand(_libc.unshare(_CLONE_NEWNET))
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        kernel.unshare(kernel.CLONE_NEWNET)
         try:
             yield
         finally:
-            _demand(_libc.setns(before.fileno(), _CLONE_NEWNET))
-
-
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-_CLONE_NEWNET: Final = 0x40000000
-
-
-def _demand(result: int) -> None:
-    if result:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            kernel.enter(f"/proc/self/fd/{before}")
+    finally:
+        os.close(before)
 
 
 # --- Building blocks --------------------------------------------------------------------------------------------------
@@ -335,3 +329,11 @@ CHECKS: Final[tuple[Check, ...]] = (
     objects_of_others_are_neither_listed_nor_touched,
     random_sequences_end_as_the_fake_says,
 )
+
+FEW: Final[tuple[Check, ...]] = (
+    creating_again_succeeds_and_changes_nothing,
+    create_of_a_different_object_changes_it,
+    deleted_objects_are_gone,
+    objects_of_others_are_neither_listed_nor_touched,
+)
+"""The checks that start few programs: a guest in which each start takes a tenth of a second runs these."""

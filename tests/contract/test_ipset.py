@@ -126,6 +126,13 @@ def test_contract(subject: suite.Subject, check: suite.Check) -> None:
     check(subject)
 
 
+@pytest.mark.kernel
+@pytest.mark.parametrize("check", suite.FEW, ids=suite.named)
+def test_contract_in_a_guest(subject: suite.Subject, check: suite.Check) -> None:
+    """The lab's own kernel is an older one."""
+    check(subject)
+
+
 # --- Batches that fail halfway ----------------------------------------------------------------------------------------
 
 
