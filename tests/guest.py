@@ -129,7 +129,9 @@ def _run_inside(config: pytest.Config, options: LabOptions | None, items: list[p
                 failure = str(error)
         reports = _read(config, told)
         if missing := [item for item in items if item.nodeid not in reports]:
-            failure = failure or "pytest in the guest did not report it; it said:\n" + printed.read_text(errors="replace")
+            failure = failure or "pytest in the guest did not report it; it said:\n" + printed.read_text(
+                errors="replace"
+            )
             for item in missing:
                 reports[item.nodeid] = [_failed(item, failure)]
         return reports
@@ -160,7 +162,7 @@ def _failed(item: pytest.Item, text: str) -> pytest.TestReport:
     return pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "call", duration=0.0)
 
 
-def _options(item: pytest.Item) -> LabOptions | None | bool:
+def _options(item: pytest.Item) -> LabOptions | bool | None:
     """Return the lab a test needs, None for a bare kernel, False where it needs neither."""
     if marker := item.get_closest_marker("lab"):
         return LabOptions(**marker.kwargs) if item.config.getoption("--cluster") == "lab" else False

@@ -65,12 +65,17 @@ def cluster_options(command: F) -> F:
             show_default=True,
             help="Kernel to run on.",
         ),
-        click.option("--apply", "files", multiple=True, metavar="FILE", help="Objects to apply first; may be repeated."),
+        click.option(
+            "--apply", "files", multiple=True, metavar="FILE", help="Objects to apply first; may be repeated."
+        ),
         click.option("--agent-args", default="", metavar="TEXT", help="Further flags of every agent, as one text."),
         click.option("--no-agents", is_flag=True, help="Start no agents: nodes will not be Ready."),
         click.option("--bare", is_flag=True, help="Only the kernel: no cluster at all."),
-        click.option("--results", multiple=True, metavar="DIR", help="Folder whose writes reach the host; may be repeated."),
+        click.option(
+            "--results", multiple=True, metavar="DIR", help="Folder whose writes reach the host; may be repeated."
+        ),
         click.option("--timeout", default=180.0, show_default=True, help="Seconds until all must be ready."),
+        click.option("-v", "--verbose", is_flag=True, help="Tell what the start waits for."),
         click.option("-q", "--quiet", is_flag=True, help="Do not tell how the start goes."),
     ]
     for option in reversed(options):
@@ -235,7 +240,9 @@ Examples:
   kuberouterpy lab fault clear
 """
 )
-@click.argument("kind", type=click.Choice(["drop", "delay", "status", "truncate", "garbage", "hang", "cut", "mute", "clear"]))
+@click.argument(
+    "kind", type=click.Choice(["drop", "delay", "status", "truncate", "garbage", "hang", "cut", "mute", "clear"])
+)
 @click.argument("conditions", nargs=-1, metavar="[KEY=VALUE]...")
 def fault(kind: str, conditions: tuple[str, ...]) -> None:
     """Have the API server misbehave, or behave again. Inside a lab only.
@@ -317,6 +324,7 @@ def _lab_options(
     agent_args: str,
     no_agents: bool,
     timeout: float,
+    verbose: bool,
 ) -> LabOptions:
     from kuberouterpy.lab.options import LabOptions
 
@@ -335,6 +343,7 @@ def _lab_options(
         agent_args=words,
         apply=files,
         wait_s=timeout,
+        verbose=verbose,
     )
 
 

@@ -38,7 +38,7 @@ class Cluster:
         self.topology: Topology = plan(options.nodes, options.families, options.subnets)
         self.client = Client(self.topology.server, timeout_s=10)
         self._zygote = zygote
-        self._note = note
+        self.note = note
         self._parts: dict[str, Child] = {}
 
     def start(self, directory: str) -> dict[str, str]:
@@ -48,11 +48,11 @@ class Cluster:
         Errors: LabError says what did not come up.
         """
         fabric.build(self.topology)
-        self._note(f"fabric of {self.options.nodes} nodes, router and client")
+        self.note(f"fabric of {self.options.nodes} nodes, router and client")
         if router.program():
             self._start_router()
         self.start_api()
-        self._note("API up")
+        self.note("API up")
         self._run("controllers", "kuberouterpy.lab.parts:controllers", self._plan(), f"{LOGS}/pods")
         control.serve(self)
         if self.options.agents:
@@ -65,13 +65,13 @@ class Cluster:
             # Without an agent nobody writes the CNI configuration, so no node would ever be Ready.
             readiness.wait("nodes", self, deadline)
             readiness.wait("agents", self, deadline)
-            self._note(f"{self.options.nodes} agents in sync")
+            self.note(f"{self.options.nodes} agents in sync")
         for name in self.options.apply:
             self.apply(Path(directory, name))
         if self.options.apply and self.options.agents:
             readiness.wait("pods", self, deadline)
             readiness.wait("agents", self, deadline)
-            self._note("pods ready, agents in sync")
+            self.note("pods ready, agents in sync")
         return {"KUBECONFIG": str(KUBECONFIG)}
 
     def start_api(self) -> None:
@@ -182,7 +182,12 @@ class Cluster:
         self._execute(f"gobgp/{station.name}", words, station.netns)
 
     def _run(
-        self, name: str, function: str, *arguments: str, station: Station | None = None, environment: dict[str, str] | None = None
+        self,
+        name: str,
+        function: str,
+        *arguments: str,
+        station: Station | None = None,
+        environment: dict[str, str] | None = None,
     ) -> Child:
         netns = station.netns if station else ""
         order = Order(name, log_path(name), function, arguments, netns, environment or {})

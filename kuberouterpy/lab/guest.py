@@ -12,7 +12,6 @@ import os
 import platform
 import queue
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -160,15 +159,14 @@ class _Command:
         if self._plan.terminal:
             self._terminal, inside = os.openpty()
             self.resize(self._plan.rows, self._plan.columns)
+            # setsid makes the terminal the controlling one of a new session, and executes in place.
             self._process = subprocess.Popen(
-                arguments,
+                ["setsid", "--ctty", *arguments],
                 stdin=inside,
                 stdout=inside,
                 stderr=inside,
                 cwd=directory,
                 env=self._environment,
-                start_new_session=True,
-                preexec_fn=_own_terminal,
             )
             os.close(inside)
             return [(self._terminal, Kind.STDOUT)]
@@ -224,7 +222,9 @@ def _environment(plan: GuestPlan) -> dict[str, str]:
     beside = Path(sys.executable).parent
     install_shortcut(_SHORTCUTS, str(beside / "kuberouterpy"))
     path = environment.get("PATH", os.defpath)
-    environment["PATH"] = os.pathsep.join([str(_SHORTCUTS), str(beside), path, "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"])
+    environment["PATH"] = os.pathsep.join(
+        [str(_SHORTCUTS), str(beside), path, "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"]
+    )
     environment["KUBEROUTERPY_IN_LAB"] = "1"
     environment["KUBEROUTERPY_ENGINE"] = plan.engine
     home = environment.get("HOME", "")
@@ -232,8 +232,3 @@ def _environment(plan: GuestPlan) -> dict[str, str]:
         os.makedirs("/run/lab/home", exist_ok=True)
         environment["HOME"] = "/run/lab/home"
     return environment
-
-
-def _own_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)

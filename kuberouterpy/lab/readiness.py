@@ -32,10 +32,14 @@ _ASK_S: Final = 5.0
 
 def wait(what: str, cluster: Cluster, deadline: float) -> None:
     """Wait until nothing is missing. Errors: LabError names what is, at the deadline or when a part has died."""
+    told = ""
     while True:
         missing = list(CHECKS[what](cluster))
         if not missing:
             return
+        if cluster.options.verbose and (text := "; ".join(missing)) != told:
+            told = text
+            cluster.note(f"waiting: {text}")
         if dead := cluster.dead():
             raise LabError("\n".join(dead))
         if time.monotonic() > deadline:
@@ -105,7 +109,7 @@ def _agent(station: Station, cluster: Cluster, ranges: dict[str, list[str]]) -> 
     status = msgspec.json.decode(body or b"{}")
     if status.get("pending", 0):
         yield f"agent of {station.name}: {status['pending']} pending"
-    elif (changed := status.get("last_change_s")) is not None and changed < _QUIET_S:
+    elif (changed := _changed_s(status)) < _QUIET_S:
         yield f"agent of {station.name}: changed {changed:.1f} s ago"
     elif status.get("failing_total", 0):
         yield f"agent of {station.name}: failing: {', '.join(one['key'] for one in status['failing'])}"
@@ -115,6 +119,12 @@ def _agent(station: Station, cluster: Cluster, ranges: dict[str, list[str]]) -> 
             for prefix in prefixes:
                 if name != station.name and prefix not in have:
                     yield f"{station.name} has no route to the pods of {name} ({prefix})"
+
+
+def _changed_s(status: dict[str, Any]) -> float:
+    """Return how long ago an agent last changed something; a status is as old as the loop's last step."""
+    changed: float | None = status.get("last_change_s")
+    return float("inf") if changed is None else changed + time.monotonic() - float(status["heartbeat"])
 
 
 def _routes_wanted(cluster: Cluster) -> bool:
@@ -162,7 +172,9 @@ def _short_of(item: Object) -> str:
     status = item.get("status", {})
     if status.get("observedGeneration", 0) < item["metadata"].get("generation", 1):
         return "not looked at yet"
-    wanted = status.get("desiredNumberScheduled") if "desiredNumberScheduled" in status else item["spec"].get("replicas", 1)
+    wanted = (
+        status.get("desiredNumberScheduled") if "desiredNumberScheduled" in status else item["spec"].get("replicas", 1)
+    )
     ready = status.get("numberReady") if "numberReady" in status else status.get("readyReplicas", 0)
     return "" if ready == wanted else f"{ready} of {wanted} ready"
 

@@ -25,12 +25,19 @@ def configuration(topology: Topology) -> str:
     """Return BIRD's configuration for a lab."""
     identity = FABRIC[0].address(IPV4, 1).address
     blocks = [f"router id {identity};", "protocol device { scan time 5; }"]
+    blocks += [_kernel(family) for family in topology.families]
     blocks += [
-        f"protocol kernel kernel{family.value} {{ ipv{family.value} {{ import none; export where source = RTS_BGP; }}; merge paths on; }}"
-        for family in topology.families
+        _neighbors(family, subnet.name, subnet.prefix(family)) for family in topology.families for subnet in FABRIC
     ]
-    blocks += [_neighbors(family, subnet.name, subnet.prefix(family)) for family in topology.families for subnet in FABRIC]
     return "\n".join(blocks) + "\n"
+
+
+def _kernel(family: Family) -> str:
+    return f"""
+protocol kernel kernel{family.value} {{
+  merge paths on;
+  ipv{family.value} {{ import none; export where source = RTS_BGP; }};
+}}"""
 
 
 def _neighbors(family: Family, subnet: str, prefix: str) -> str:

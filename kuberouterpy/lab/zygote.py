@@ -11,6 +11,7 @@ when one of them ends.
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import os
 import selectors
@@ -170,6 +171,8 @@ class _Server:
         for module in WARM:
             with suppress(ImportError):
                 importlib.import_module(module)
+        gc.collect()
+        gc.freeze()  # else the first collection of every fork would copy every page: ten times dearer in a guest
         lines = self._link.makefile("rb")
         selector = selectors.DefaultSelector()
         selector.register(self._link, selectors.EVENT_READ)
@@ -218,7 +221,7 @@ class _Server:
             if order.netns:
                 enter_namespace(order.netns)
             if not order.function:
-                os.execvp(order.arguments[0], order.arguments)
+                os.execvp(order.arguments[0], order.arguments)  # noqa: S606 (programs of the lab)
             code = _function(order.function)(*order.arguments)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1

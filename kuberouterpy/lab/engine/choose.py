@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -44,19 +45,19 @@ ENGINES: Final[dict[str, Engine]] = {engine.name: engine for engine in (native.N
 _INSTALL: Final = "run .ci/install, or: apt-get install user-mode-linux kmod"
 
 
-def choose(wanted: str = "auto") -> Choice:
+def choose(wanted: str = "auto", engines: Mapping[str, Engine] = ENGINES) -> Choice:
     """Return the wanted engine, or the first that can run here.
 
     Errors: LabError names what each engine lacks and the mend.
     """
     if wanted != "auto":
-        if wanted not in ENGINES:
-            raise LabError(f"--engine: no engine {wanted!r}; choose from auto, {', '.join(ENGINES)}")
-        if lack := ENGINES[wanted].missing():
+        if wanted not in engines:
+            raise LabError(f"--engine: no engine {wanted!r}; choose from auto, {', '.join(engines)}")
+        if lack := engines[wanted].missing():
             raise LabError(f"engine {wanted} cannot run here: {lack}; {_INSTALL}")
-        return Choice(ENGINES[wanted], "asked for")
+        return Choice(engines[wanted], "asked for")
     lacks: list[str] = []
-    for engine in ENGINES.values():
+    for engine in engines.values():
         lack = engine.missing()
         if not lack:
             return Choice(engine, "; ".join(lacks) or "this kernel has ip_vs and we are root")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import signal
 from pathlib import Path
 from typing import Final
 
@@ -70,9 +71,9 @@ def enter(path: str, kind: int = CLONE_NEWNET) -> None:
         os.close(descriptor)
 
 
-def die_with_parent(signal: int) -> None:
+def die_with_parent() -> None:
     """Have this process killed when its parent ends."""
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0), "set parent-death signal")
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "set parent-death signal")
 
 
 def power_off() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from kuberouterpy.lab.engine import kernel as kernel_calls
 from kuberouterpy.lab.engine.plan import GuestPlan
 from kuberouterpy.lab.engine.uml import write_init
 
@@ -52,7 +52,7 @@ class Native:
                 stderr=log,
                 pass_fds=(channel.fileno(),),
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=kernel_calls.die_with_parent,  # noqa: PLW1509 (nothing has threads yet)
             )
 
 
@@ -63,9 +63,3 @@ def _has_ipvs() -> bool:
     if not modprobe:
         return False
     return subprocess.run([modprobe, "-q", "ip_vs"], check=False, capture_output=True).returncode == 0
-
-
-def _die_with_parent() -> None:
-    from kuberouterpy.lab.engine.kernel import die_with_parent
-
-    die_with_parent(signal.SIGKILL)

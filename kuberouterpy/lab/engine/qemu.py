@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from kuberouterpy.errors import LabError
+from kuberouterpy.lab.engine import kernel as kernel_calls
 from kuberouterpy.lab.engine.plan import GuestPlan
 from kuberouterpy.lab.engine.uml import write_init
 
@@ -64,7 +64,7 @@ class Qemu:
                 stderr=log,
                 cwd=folder,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=kernel_calls.die_with_parent,  # noqa: PLW1509 (nothing has threads yet)
             )
 
 
@@ -79,9 +79,3 @@ def _kernel() -> Path | None:
         if (root / "lib/modules" / image.name.removeprefix("vmlinuz-")).is_dir():
             return image
     return None
-
-
-def _die_with_parent() -> None:
-    from kuberouterpy.lab.engine.kernel import die_with_parent
-
-    die_with_parent(signal.SIGKILL)

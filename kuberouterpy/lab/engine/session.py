@@ -11,13 +11,12 @@ import selectors
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 import termios
 import time
 import tty
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -98,6 +97,7 @@ class _Session:
         self._deadline = time.monotonic() + _HELLO_S
         self._hello = False
         self._typed_on: tuple[int, list[int | list[bytes | int]]] | None = None
+        self._pending: list[int] = []
         self._signals: list[int] = []
         self._reading = False
 
@@ -110,6 +110,7 @@ class _Session:
                     self._step()
         finally:
             self._end()
+        assert self._code is not None
         return self._code
 
     def _step(self) -> None:
@@ -231,7 +232,6 @@ class _Session:
         """Turn signals into bytes on a socket, so that they are taken between frames, never inside one."""
         self._wake, waker = socket.socketpair()
         waker.setblocking(False)
-        self._pending: list[int] = []
 
         def _on_signal(number: int, frame: FrameType | None) -> None:
             self._pending.append(number)
@@ -256,10 +256,8 @@ class _Session:
             termios.tcsetattr(self._typed_on[0], termios.TCSADRAIN, self._typed_on[1])
         self._selector.close()
         self._ours.close()
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
 
     def _lost(self, what: str) -> LabError:

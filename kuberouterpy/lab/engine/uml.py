@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Final
 import msgspec
 
 from kuberouterpy.errors import LabError
+from kuberouterpy.lab.engine import kernel as kernel_calls
 from kuberouterpy.lab.engine.plan import GuestPlan
 
 _DEFAULT_MEM_MIB: Final = 3072
@@ -54,7 +54,7 @@ class Uml:
         kernel, modules = _kernel(), _modules()
         if not kernel or not modules:
             raise LabError(f"engine uml cannot run here: {self.missing()}")
-        memory, size_mib = _memory()
+        memory, size_mib = memory()
         plan = msgspec.structs.replace(plan, engine=self.name, modules=str(modules))
         init = write_init(plan, folder)
         arguments = [
@@ -81,7 +81,7 @@ class Uml:
                 env={"TMPDIR": str(memory), "HOME": str(folder), "PATH": os.environ.get("PATH", os.defpath)},
                 pass_fds=(channel.fileno(),),
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=kernel_calls.die_with_parent,  # noqa: PLW1509 (nothing has threads yet)
             )
 
 
@@ -130,7 +130,7 @@ def _modules() -> Path | None:
     return None
 
 
-def _memory() -> tuple[Path, int]:
+def memory() -> tuple[Path, int]:
     """Return where the guest's memory file goes and its size in MiB.
 
     A file on a full tmpfs kills the guest with SIGBUS when it touches the page, and containers have a /dev/shm of 64 MiB:
@@ -159,9 +159,3 @@ def _room_mib(place: Path) -> int:
     if facts.f_flag & os.ST_NOEXEC:
         return 0
     return facts.f_bavail * facts.f_frsize // _MIB
-
-
-def _die_with_parent() -> None:
-    from kuberouterpy.lab.engine.kernel import die_with_parent
-
-    die_with_parent(signal.SIGKILL)
