@@ -3,6 +3,7 @@
     python tests/bench/ipvs.py [--services 1000] [--endpoints 10]
 
 Needs root and a kernel with IPVS. Times depend on the machine; the ratios are what counts: above 1 the driver is faster.
+Listings are the best of three.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main() -> None:
 
     fresh_namespace()
     tool = seconds(lambda: run("ipvsadm", "-R", text=script))
-    tool_list = seconds(lambda: run("ipvsadm", "-Sn"))
+    tool_list = min(seconds(lambda: run("ipvsadm", "-Sn")) for _ in range(3))
     judged = sorted(run("ipvsadm", "-Sn").splitlines())
 
     fresh_namespace()
@@ -40,7 +41,7 @@ def main() -> None:
     driver.check()
     create = [Op(Verb.CREATE, item.key, item) for item in content]
     ours = seconds(lambda: outcomes(driver, create))
-    ours_list = seconds(driver.list)
+    ours_list = min(seconds(driver.list) for _ in range(3))
     if sorted(run("ipvsadm", "-Sn").splitlines()) != judged:
         raise SystemExit("the driver and ipvsadm did not make the same table")
     if driver.list() != {item.key: item for item in content}:
