@@ -146,7 +146,10 @@ class Agent:
         config = self._config
         names = {controller.name for controller in controllers}
         yield Programmed(SysctlDriver(), period_s=config.iptables_sync_period_s)
-        yield Programmed(LinksDriver(), period_s=config.injected_routes_sync_period_s)
+        yield Programmed(
+            LinksDriver(dummy="proxy" in names, tunnels="routing" in names),
+            period_s=config.injected_routes_sync_period_s,
+        )
         yield Programmed(IpsetDriver(), period_s=config.iptables_sync_period_s)
         yield Programmed(IptablesDriver(config.families), period_s=config.iptables_sync_period_s)
         if "proxy" in names:

@@ -38,7 +38,7 @@ from kuberouterpy.cluster import (
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller
 from kuberouterpy.dataplane import KINDS, Key, ObjectKind, Op, Owner, Route
-from kuberouterpy.drivers import Driver, Primed
+from kuberouterpy.drivers import Driver, Expecting
 from kuberouterpy.errors import DriverError
 from kuberouterpy.host import Host, describe
 from kuberouterpy.lane import Lane, LaneResult
@@ -313,8 +313,8 @@ class Loop:
         for programmed in self.drivers:
             if programmed.list_at > now or programmed.busy:
                 continue
-            if isinstance(programmed.driver, Primed):
-                programmed.driver.prime(self.tracker.wanted_of(programmed.driver.kinds))
+            if isinstance(programmed.driver, Expecting):
+                programmed.driver.expect(self.tracker.wanted_of(programmed.driver.kinds))
             if programmed.lane is not None:
                 programmed.busy += 1
                 programmed.lane.list()

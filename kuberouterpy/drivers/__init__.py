@@ -38,9 +38,9 @@ class Driver(Protocol):
 
 
 @runtime_checkable
-class Primed(Protocol):
+class Expecting(Protocol):
     """A driver whose kernel does not round-trip what it is given, and that must know what is wanted to recognise it."""
 
-    def prime(self, objects: Iterable[Object]) -> None:
+    def expect(self, wanted: Iterable[Object]) -> None:
         """Tell what is wanted; called before every listing."""
         ...

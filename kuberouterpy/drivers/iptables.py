@@ -5,7 +5,7 @@ chain leaves its old content and does not stop the others; chains and rules of o
 the programs (legacy, nft) do; the one found on PATH is used.
 
 How a chain is recognised: by its prefix. How its rules are: by the id in each comment (see :mod:`.iptables_text`), since
-the text never comes back as it was written. Therefore the driver remembers the objects it was told (:meth:`prime`) or has
+the text never comes back as it was written. Therefore the driver remembers the objects it was told (:meth:`expect`) or has
 written, and a listing gives back that very object where the ids agree in number and order. What the kernel printed for
 them the first time is remembered, too, so that a rule altered by another hand under the same comment is drift. An
 alteration made before that first listing goes unnoticed until the chain changes.
@@ -50,9 +50,9 @@ class IptablesDriver:
         self._printed: dict[Key, tuple[str, ...]] = {}
         """What the kernel printed for the rules of a known object when they were first seen."""
 
-    def prime(self, objects: Iterable[Object]) -> None:
+    def expect(self, wanted: Iterable[Object]) -> None:
         """Tell what is wanted, so that a listing recognises it by its ids; to be called before the first listing."""
-        self._known.update({value.key: value for value in objects if isinstance(value, Chain | Jump)})
+        self._known.update({value.key: value for value in wanted if isinstance(value, Chain | Jump)})
 
     def list(self) -> Mapping[Key, Object]:
         """Return chains with our prefixes, and jumps to them from chains that are not ours."""

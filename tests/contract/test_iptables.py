@@ -214,7 +214,7 @@ COMMIT
 def primed(variant: str, wanted: Sequence[Object]) -> IptablesDriver:
     """A driver without memory, told what is wanted."""
     driver = IptablesDriver(variant=variant)
-    driver.prime(wanted)
+    driver.expect(wanted)
     return driver
 
 
