@@ -54,7 +54,7 @@ class Uml:
         kernel, modules = _kernel(), _modules()
         if not kernel or not modules:
             raise LabError(f"engine uml cannot run here: {self.missing()}")
-        memory, size_mib = memory()
+        room, size_mib = memory()
         plan = msgspec.structs.replace(plan, engine=self.name, modules=str(modules))
         init = write_init(plan, folder)
         arguments = [
@@ -78,7 +78,7 @@ class Uml:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={"TMPDIR": str(memory), "HOME": str(folder), "PATH": os.environ.get("PATH", os.defpath)},
+                env={"TMPDIR": str(room), "HOME": str(folder), "PATH": os.environ.get("PATH", os.defpath)},
                 pass_fds=(channel.fileno(),),
                 start_new_session=True,
                 preexec_fn=kernel_calls.die_with_parent,  # noqa: PLW1509 (nothing has threads yet)
