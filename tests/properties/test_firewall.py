@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from firewall import CONTROLLER
 from kuberouterpy.cluster import (
@@ -32,7 +33,7 @@ from kuberouterpy.labels import PodSelector, Selector, selector, term
 from kuberouterpy.protocol import Protocol
 from kuberouterpy.store import Store
 from kuberouterpy.tracker import Tracker
-from tests.firewall.world import CONFIG, NODES, Cluster, by_owner, host, merged
+from tests.firewall.world import CONFIG, NODES, Cluster, by_owner, filled, host, merged
 from tests.oracle.netfilter import Netfilter, Packet
 from tests.oracle.networkpolicy import Flow, Oracle
 
@@ -189,27 +190,101 @@ def test_compiled_rules_decide_as_the_oracle_does(records: tuple[Record, ...], d
 # --- incremental == from scratch --------------------------------------------------------------------------------------
 
 
+FEW = ("p", "q")
+FEW_ADDRESSES = (("10.1.0.5", "fd00:1::5"), ("10.1.0.6",), ("10.1.1.5", "fd00:1:1::5"), ())
+SIMPLE = st.sampled_from(
+    (Selector(), selector({"app": "x"}), selector({"app": "y"}), selector({}, (term("app", "NotIn", ("x",)),)))
+)
+FIELDS: dict[Kind, dict[str, st.SearchStrategy[object]]] = {
+    Namespace: {"labels": st.sampled_from(({}, {"app": "x"}, {"app": "y"}))},
+    Pod: {
+        "labels": st.sampled_from(({}, {"app": "x"}, {"app": "y"})),
+        "addresses": st.sampled_from(FEW_ADDRESSES),
+        "node": st.sampled_from(("node-0", "node-1")),
+        "finished": st.booleans(),
+        "host_network": st.sampled_from((False, False, True)),
+        "created": st.sampled_from(("2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z")),
+        "ports": st.sampled_from(
+            ((), (ContainerPort("web", Protocol.TCP, 80),), (ContainerPort("web", Protocol.TCP, 81),))
+        ),
+    },
+}
+"""What an event may change of a record that is there, each alone: so that nothing else in the same change covers for it."""
+
+
 @st.composite
-def histories(draw: st.DrawFn) -> list[Event]:
-    """Return what happens to a cluster: single changes, and lists that replace all of a kind at once."""
-    kinds: dict[Kind, st.SearchStrategy[Record]] = {Pod: pods(), NetworkPolicy: policies(), Namespace: SPACES}
+def few_rules(draw: st.DrawFn, namespace: str) -> tuple[PolicyRule, ...] | None:
+    """Return one direction of a policy, out of few that often need the same sets."""
+    own, others = PodSelector(draw(SIMPLE), namespace), PodSelector(draw(SIMPLE), "", draw(SIMPLE))
+    peers = draw(st.sampled_from(((), (own,), (others,), (own, others), (IpBlock("10.1.0.0/16"),))))
+    ports = draw(st.sampled_from(((), (PolicyPort(Protocol.TCP, 80),), (PolicyPort(Protocol.TCP, "web"),))))
+    return draw(st.sampled_from((None, (), (PolicyRule(peers, ports),), (PolicyRule(peers, ports),))))
+
+
+@st.composite
+def few(draw: st.DrawFn, kind: Kind, before: Record | None = None) -> Record:
+    """Return a record of few possible ones; with ``before``, that one with a single field changed."""
+    if kind is NetworkPolicy:
+        known = before if isinstance(before, NetworkPolicy) else None
+        ref = known.ref if known else Ref(draw(st.sampled_from(FEW)), draw(st.sampled_from(POLICY_NAMES)))
+        made = NetworkPolicy(ref, draw(SIMPLE), draw(few_rules(ref.namespace)), draw(few_rules(ref.namespace)))
+        field = draw(st.sampled_from(("pods", "ingress", "egress")))
+        return replace(known, **{field: getattr(made, field)}) if known else made
+    fields = FIELDS[kind]
+    if before is not None:
+        field = draw(st.sampled_from(tuple(fields)))
+        return replace(before, **{field: draw(fields[field])})
+    namespace = draw(st.sampled_from(FEW))
+    ref = Ref("", namespace) if kind is Namespace else Ref(namespace, draw(st.sampled_from(POD_NAMES)))
+    made_of = {name: draw(value) for name, value in fields.items()}
+    if kind is Pod:  # Mostly pods that policy can mean: the others are reached by single changes.
+        made_of.update(finished=False, host_network=False)
+    return kind(ref, **made_of)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[Record], list[Event]]:
+    """Return a cluster and what happens to it: single fields, whole records, and lists that replace a kind at once."""
+    start: list[Record] = [draw(few(Namespace)) for _ in range(2)]
+    start += [draw(few(Pod)) for _ in range(draw(st.integers(1, 4)))]
+    start += [draw(few(NetworkPolicy)) for _ in range(draw(st.integers(1, 3)))]
+    known = {(type(one), one.ref): one for one in start}
     events: list[Event] = []
-    for _ in range(draw(st.integers(3, 14))):
-        kind = draw(st.sampled_from(tuple(kinds)))
-        match draw(st.integers(0, 9)):
-            case 0:
-                unique = {one.ref: one for one in draw(st.lists(kinds[kind], max_size=5))}
-                events.append(Replace(kind, tuple(unique.values())))
-            case 1 | 2:
-                events.append(Delete(kind, draw(kinds[kind]).ref))
+    for _ in range(draw(st.integers(1, 6))):
+        kind: Kind = draw(st.sampled_from((Pod, Pod, NetworkPolicy, NetworkPolicy, Namespace)))
+        there = [one for (its, _), one in known.items() if its is kind]
+        match draw(st.sampled_from(("edit", "edit", "edit", "put", "delete", "list"))):
+            case "edit" if there:
+                record = draw(few(kind, draw(st.sampled_from(there))))
+                events.append(Upsert(record))
+                known[kind, record.ref] = record
+            case "delete" if there:
+                gone = draw(st.sampled_from(there))
+                events.append(Delete(kind, gone.ref))
+                del known[kind, gone.ref]
+            case "list":
+                some = {
+                    one.ref: one
+                    for one in (
+                        *draw(st.lists(st.sampled_from(there) if there else few(kind), max_size=2)),
+                        *draw(st.lists(few(kind), max_size=3)),
+                    )
+                }
+                events.append(Replace(kind, tuple(some.values())))
+                known = {key: one for key, one in known.items() if key[0] is not kind}
+                known.update({(kind, ref): one for ref, one in some.items()})
             case _:
-                events.append(Upsert(draw(kinds[kind])))
-    return events
+                record = draw(few(kind))
+                events.append(Upsert(record))
+                known[kind, record.ref] = record
+    return start, events
 
 
-def follow(events: Sequence[Event], config: Config = CONFIG) -> Iterator[tuple[Store, dict[Owner, tuple[Object, ...]]]]:
+def follow(
+    events: Sequence[Event], start: Iterable[Record] = (), config: Config = CONFIG
+) -> Iterator[tuple[Store, dict[Owner, tuple[Object, ...]]]]:
     """Yield store and incrementally kept objects after each event."""
-    store = Store()
+    store = filled(start)
     kept = by_owner(store, HERE, config)
     for event in events:
         # As the loop does: the store takes the whole event in, then each change is asked for.
@@ -222,10 +297,11 @@ def follow(events: Sequence[Event], config: Config = CONFIG) -> Iterator[tuple[S
         yield store, kept
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(histories())
-def test_incremental_equals_from_scratch_after_every_event(events: list[Event]) -> None:
-    for index, (store, kept) in enumerate(follow(events)):
+def test_incremental_equals_from_scratch_after_every_event(history: tuple[list[Record], list[Event]]) -> None:
+    start, events = history
+    for index, (store, kept) in enumerate(follow(events, start)):
         scratch = by_owner(store, HERE)
         if kept != scratch:
             for owner in {*kept, *scratch}:
@@ -302,24 +378,57 @@ def snapshot(store: Store) -> Oracle:
     return Oracle(list(store.pods), list(store.namespaces), list(store.policies))
 
 
-@settings(max_examples=100, deadline=None)
-@given(clusters(), policies(), policies(), st.data())
-def test_an_edit_never_opens_nor_closes_more_than_it_says(
-    records: tuple[Record, ...], first: NetworkPolicy, second: NetworkPolicy, data: st.DataObject
-) -> None:
+@st.composite
+def edits(draw: st.DrawFn, records: tuple[Record, ...]) -> list[Event]:
+    """Return what people do to policies: put rules in another order, replace some, add one, delete one."""
+    known = {one.ref: one for one in records if isinstance(one, NetworkPolicy)}
+    events: list[Event] = []
+    for _ in range(draw(st.integers(1, 4))):
+        old = draw(st.sampled_from(sorted(known.values(), key=lambda one: one.ref))) if known else None
+        match draw(st.sampled_from(("reorder", "reorder", "replace", "replace", "add", "delete"))):
+            case "reorder" if old is not None:
+                new = replace(old, ingress=turned(old.ingress), egress=turned(old.egress))
+            case "replace" if old is not None:
+                other = draw(policies())
+                new = NetworkPolicy(old.ref, old.pods, draw(two_rules(old.ref.namespace)), other.egress)
+            case "delete" if old is not None:
+                events.append(Delete(NetworkPolicy, old.ref))
+                del known[old.ref]
+                continue
+            case _:
+                new = draw(policies())
+        events.append(Upsert(new))
+        known[new.ref] = new
+    return events
+
+
+def turned(rules: tuple[PolicyRule, ...] | None) -> tuple[PolicyRule, ...] | None:
+    """Return the same rules from last to first: they mean the same."""
+    return rules and rules[::-1]
+
+
+@st.composite
+def two_rules(draw: st.DrawFn, namespace: str) -> tuple[PolicyRule, ...]:
+    """Return two rules of one port each, whose peers differ."""
+    one, other = draw(st.lists(blocks(), min_size=2, max_size=2)), draw(st.lists(rules(namespace), min_size=1))
+    first = PolicyRule((one[0],), (PolicyPort(Protocol.TCP, 80),))
+    second = PolicyRule((one[1], *other[0].peers), (PolicyPort(Protocol.TCP, 81),))
+    return (first, second)
+
+
+@settings(max_examples=150, deadline=None)
+@given(clusters(), st.data())
+def test_an_edit_never_opens_nor_closes_more_than_it_says(records: tuple[Record, ...], data: st.DataObject) -> None:
     """No packet that both the old and the new policies deny ever passes, and none that both allow is ever dropped."""
-    flows = data.draw(st.lists(st.sampled_from(FLOWS), min_size=30, max_size=30, unique=True))
-    store, tracker, standing = Store(), Tracker(GROUPS), dict[Key, Object]()
-    for record in records:
-        store.apply(Upsert(record))
+    flows = data.draw(st.lists(st.sampled_from(PORT_FLOWS), min_size=60, max_size=60, unique=True))
+    store, tracker, standing = filled(records), Tracker(GROUPS), dict[Key, Object]()
     for owner in CONTROLLER.owners(store, HERE, CONFIG):
         tracker.replace(owner, CONTROLLER.desired(owner, store, HERE, CONFIG).objects)
     for _ in steps(tracker, standing):
         pass
-    for event in (Upsert(first), Upsert(second), Delete(NetworkPolicy, first.ref), Delete(NetworkPolicy, second.ref)):
-        before = snapshot(store)
-        here = local_addresses(before)
-        old = judged(before, flows, here)
+    here = local_addresses(snapshot(store))
+    old = judged(snapshot(store), flows, here)
+    for event in data.draw(edits(records)):
         for change in store.apply(event):
             for owner in set(CONTROLLER.affected(change, store, HERE, CONFIG)):
                 tracker.replace(owner, CONTROLLER.desired(owner, store, HERE, CONFIG).objects)
@@ -328,9 +437,13 @@ def test_an_edit_never_opens_nor_closes_more_than_it_says(
         for now in steps(tracker, standing):
             kernel = Netfilter(now.values())
             for flow, verdict in settled.items():
-                packet = Packet("FORWARD", flow.source, flow.destination, flow.protocol, flow.port)
-                if flow.protocol != "icmp" and {flow.source, flow.destination} & here:
+                if {flow.source, flow.destination} & here:
+                    packet = Packet("FORWARD", flow.source, flow.destination, flow.protocol, flow.port)
                     assert verdict == kernel.send(packet).accepted, (flow, event)
+        old = new
+
+
+PORT_FLOWS = [flow for flow in FLOWS if flow.protocol == "tcp" and flow.port in {80, 81}]
 
 
 # --- the tests themselves are tested ----------------------------------------------------------------------------------
