@@ -134,6 +134,8 @@ class Set(Struct, frozen=True):
     """maxelem; the driver may have to recreate and swap to change it."""
     timeout_s: int | None = None
     """Default timeout of entries; ``None``: the set has no timeouts."""
+    marks: bool = False
+    """Entries carry a packet mark, which ``-j SET --map-set NAME ... --map-mark`` puts on what matches."""
 
 
 class EntryKey(Struct, frozen=True, order=True, cache_hash=True):
@@ -151,6 +153,8 @@ class Entry(Struct, frozen=True):
     """Who it is for, at most 255 bytes without double quotes."""
     nomatch: bool = False
     """An exception inside a ``hash:net`` set."""
+    mark: int = 0
+    """Packet mark, all 32 bits, in a set with ``marks``; 0: none."""
 
 
 # --- iptables ---------------------------------------------------------------------------------------------------------
@@ -207,7 +211,7 @@ class Chain(Struct, frozen=True, dict=True):
             after
             for rule in self.rules
             for word, after in zip((*rule.match, *rule.target), (*rule.match, *rule.target)[1:], strict=False)
-            if word in {"--match-set", "--add-set", "--del-set"}
+            if word in {"--match-set", "--add-set", "--del-set", "--map-set"}
         )
 
 

@@ -159,7 +159,9 @@ def _details(value: Object) -> str:
         case Set():
             return f"{value.type} {value.family.ipset}"
         case Entry():
-            return "nomatch" if value.nomatch else ""
+            return " ".join(
+                word for word in (value.nomatch and "nomatch", value.mark and f"mark {value.mark:#x}") if word
+            )
         case Chain():
             return "".join(f"\n            {' '.join((*rule.match, '->', *rule.target))}" for rule in value.rules)
         case Jump():

@@ -31,6 +31,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Final, NamedTuple, TypeAlias
 
+from msgspec.structs import replace
+
 from kuberouterpy.dataplane import Entry, EntryKey, Key, Object, ObjectKind, Op, Set, SetKey
 from kuberouterpy.drivers import command
 from kuberouterpy.errors import DriverError
@@ -72,8 +74,10 @@ class Header(NamedTuple):
     family: str
     max_elements: int
     timeout_s: int | None
+    marks: bool
+    """Has the extension skbinfo."""
     plain: bool
-    """Has comment support and no other extension: exactly what we create."""
+    """Has comment support and no further extension: exactly what we create."""
 
 
 class _Line(NamedTuple):
@@ -99,7 +103,7 @@ class IpsetDriver:
         objects = dict(parse(command.demand([self._program, "save"])))
         for key, asked in self._asked.items():
             found = objects.get(key)
-            if isinstance(found, Entry) and (found.comment, found.nomatch) == (clean(asked.comment), asked.nomatch):
+            if isinstance(found, Entry) and found == replace(asked, comment=clean(asked.comment)):
                 objects[key] = asked
         return objects
 
@@ -217,7 +221,7 @@ def parse(text: str, *, everyone: bool = False) -> Iterator[tuple[Key, Object]]:
             header = _parse_header(type_, words)
             family = IPV6 if header.family == IPV6.ipset else IPV4
             most = header.max_elements if header.plain else 0
-            value = Set(SetKey(name), family, header.type, most, header.timeout_s)
+            value = Set(SetKey(name), family, header.type, most, header.timeout_s, header.marks)
             yield value.key, value
         else:
             skipped = name
@@ -239,7 +243,7 @@ def parse_headers(text: str) -> Iterator[tuple[str, Header]]:
 
 def header_of(value: Set) -> Header:
     """Return the header a set has when it is as wanted."""
-    return Header(value.type, value.family.ipset, value.max_elements, value.timeout_s, plain=True)
+    return Header(value.type, value.family.ipset, value.max_elements, value.timeout_s, value.marks, plain=True)
 
 
 def _parse_header(type_: str, text: str) -> Header:
@@ -252,14 +256,18 @@ def _parse_header(type_: str, text: str) -> Header:
         following.get("family", IPV4.ipset),
         int(following.get("maxelem", "0")),
         None if timeout is None else int(timeout),
-        plain=extensions == {"comment"},
+        marks="skbinfo" in extensions,
+        plain=extensions - {"skbinfo"} == {"comment"},
     )
 
 
 def _parse_entry(name: str, rest: str) -> Entry:
     member, _, options = rest.partition(" ")
-    words, _, comment = options.partition('comment "')
-    return Entry(EntryKey(name, member), comment.removesuffix('"'), "nomatch" in words)
+    words, _, rest = options.partition('comment "')
+    comment, _, more = rest.rpartition('"')
+    # In either part: skbmark 0x40007530, with /0x... behind it where the mask is not all ones.
+    _, _, mark = (words + more).partition("skbmark ")
+    return Entry(EntryKey(name, member), comment, "nomatch" in words, int(mark.split("/")[0] or "0", 16))
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------
@@ -310,13 +318,17 @@ def _line(op: Op) -> _Line:
 
 def _create(name: str, value: Set) -> str:
     timeout = "" if value.timeout_s is None else f" timeout {value.timeout_s}"
-    return f"create {name} {value.type} family {value.family.ipset} maxelem {value.max_elements} comment{timeout}"
+    marks = " skbinfo" if value.marks else ""
+    return (
+        f"create {name} {value.type} family {value.family.ipset} maxelem {value.max_elements} comment{timeout}{marks}"
+    )
 
 
 def _add(name: str, value: Entry) -> str:
     nomatch = " nomatch" if value.nomatch else ""
     comment = f' comment "{clean(value.comment)}"' if value.comment else ""
-    return f"add {name} {value.key.member}{nomatch}{comment}"
+    mark = f" skbmark {value.mark:#x}" if value.mark else ""
+    return f"add {name} {value.key.member}{nomatch}{comment}{mark}"
 
 
 # --- Errors -----------------------------------------------------------------------------------------------------------

@@ -53,7 +53,13 @@ def samples(family: Family) -> tuple[Object, ...]:
     pods = Set(SetKey(f"{prefix}kube-router-local-pods"), family, "hash:ip")
     nets = Set(SetKey(f"{prefix}KUBE-SRC-ABCDEFGHIJKLMNOP"), family, "hash:net", 131072)
     ports = Set(SetKey(f"{prefix}kube-router-svip-prt"), family, "hash:ip,port", timeout_s=0)
+    marks = Set(SetKey(f"{prefix}kube-router-marks"), family, "hash:ip,port", marks=True)
     return (
+        marks,
+        Entry(
+            EntryKey(marks.key.name, "10.0.0.1,tcp:80" if four else "fd00::1,tcp:80"), "default/web", mark=0x40000001
+        ),
+        Entry(EntryKey(marks.key.name, "10.0.0.1,udp:80" if four else "fd00::1,udp:80"), mark=0x4B000001),
         pods,
         Entry(EntryKey(pods.key.name, "10.0.0.1" if four else "fd00::1"), "default/web-7f"),
         Entry(EntryKey(pods.key.name, "10.0.0.2" if four else "fd00:0:0:1::2")),
@@ -79,6 +85,8 @@ def changes() -> dict[object, Object]:
         match value:
             case Entry(key=key, comment=comment, nomatch=nomatch) if "/" in key.member:
                 found[key] = Entry(key, comment, not nomatch)
+            case Entry(key=key, mark=mark) if mark:
+                found[key] = Entry(key, "another mark", mark=mark + 1)
             case Entry(key=key, comment=""):
                 found[key] = Entry(key, "now with a comment")
             case Entry(key=key):
@@ -87,8 +95,8 @@ def changes() -> dict[object, Object]:
                 found[key] = Set(key, family, "hash:ip", 200000)
             case Set(key=key, family=family, type="hash:net"):
                 found[key] = Set(key, family, "hash:net", 131072, 600)
-            case Set(key=key, family=family, type="hash:ip,port"):
-                found[key] = Set(key, family, "hash:ip,port", 1000)
+            case Set(key=key, family=family, type="hash:ip,port", marks=marks):
+                found[key] = Set(key, family, "hash:ip,port", 1000, marks=marks)
     return found
 
 

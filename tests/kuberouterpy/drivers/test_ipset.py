@@ -20,6 +20,9 @@ add inet6:KUBE-SRC-ABCDEFGHIJKLMNOP fd00::/8 timeout 0 nomatch comment "except"
 create kube-router-local-ips hash:ip family inet hashsize 1024 maxelem 65536 timeout 0 bucketsize 12 initval 0x3
 create kube-router-counted hash:ip family inet hashsize 1024 maxelem 65536 counters comment
 create TMP-ABCDEFGHIJKLMNOP hash:ip family inet hashsize 1024 maxelem 65536 comment
+create kube-router-short hash:ip,port family inet hashsize 1024 maxelem 65536 comment skbinfo bucketsize 12 initval 0x4
+add kube-router-short 10.0.0.1,tcp:30080 comment "default/web" skbmark 0x40007530
+add kube-router-short 10.0.0.1,tcp:30081 skbmark 0x40007531/0xffff0000
 create TMP-mine hash:ip family inet hashsize 1024 maxelem 65536 comment
 """
 
@@ -52,6 +55,9 @@ def test_only_our_sets_are_read_and_those_we_would_not_create_so_differ() -> Non
         Set(SetKey("kube-router-local-ips"), IPV4, "hash:ip", 0, 0),
         Set(SetKey("kube-router-counted"), IPV4, "hash:ip", 0),
         Set(SetKey("TMP-ABCDEFGHIJKLMNOP"), IPV4, "hash:ip"),
+        Set(SetKey("kube-router-short"), IPV4, "hash:ip,port", marks=True),
+        Entry(EntryKey("kube-router-short", "10.0.0.1,tcp:30080"), "default/web", mark=0x40007530),
+        Entry(EntryKey("kube-router-short", "10.0.0.1,tcp:30081"), mark=0x40007531),
     ]
 
 
@@ -59,7 +65,7 @@ def test_headers_of_all_sets_are_read() -> None:
     headers = dict(ipset.parse_headers(LISTED))
     assert headers == {
         "kube-router-svip": ipset.header_of(Set(SetKey("kube-router-svip"), IPV4, "hash:ip", timeout_s=600)),
-        "a": ipset.Header("bitmap:port", "inet", 0, None, plain=False),
+        "a": ipset.Header("bitmap:port", "inet", 0, None, marks=False, plain=False),
     }
 
 
