@@ -162,11 +162,11 @@ class Agent:
             yield Programmed(gobgp, period_s=config.routes_sync_period_s, lane=Lane(gobgp, self._put))
 
     def _is_ours(self, key: VirtualServerKey) -> bool:
-        """Whether a listed virtual server is one an agent made: on our dummy link, or a node port on an own address."""
+        """Whether a listed virtual server is one an agent made: on our dummy link, a node port on an own address, a mark."""
         tracker, host, ports = self.loop.tracker, self.loop.host, self._config.service_node_port_range
-        if key.fwmark or any(
-            ip_address(key.address) in network for network in self._excluded if network.version == key.family
-        ):
+        if key.fwmark:
+            return proxy.is_mark(key.fwmark)
+        if any(ip_address(key.address) in network for network in self._excluded if network.version == key.family):
             return False
         if tracker.actual(LocalAddressKey(DUMMY_LINK, key.address, key.family.host_prefix)) is not None:
             return True

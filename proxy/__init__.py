@@ -4,6 +4,7 @@ One Service is one owner. Its objects are a function of the Service, its Endpoin
 
 - ``services`` says where a Service listens on this host and makes its virtual and real servers;
 - ``endpoints`` says which endpoints serve: readiness tiers, topology hints, traffic policy, draining;
+- ``origins`` leads clients inside this node to other servers than those outside, by ``marks``;
 - ``masquerade`` holds the few static rules over sets: source NAT, hairpin, refusal of unused ports of VIPs;
 - ``controller`` ties them to owners.
 
@@ -11,5 +12,6 @@ Invariants and review notes are in DESIGN.md.
 """
 
 from proxy.controller import CONTROLLER
+from proxy.marks import is_ours as is_mark
 
-__all__ = ["CONTROLLER"]
+__all__ = ["CONTROLLER", "is_mark"]

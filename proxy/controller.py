@@ -26,7 +26,7 @@ from kuberouterpy.dataplane import (
 )
 from kuberouterpy.host import DUMMY_LINK, Host
 from kuberouterpy.store import Change, Store
-from proxy import masquerade, services
+from proxy import masquerade, origins, services
 
 NAME: Final = "proxy"
 BASE: Final = Owner(NAME, "base")
@@ -81,9 +81,9 @@ def claims(key: Key) -> bool:
         case LinkKey(name) | LocalAddressKey(name):
             return name == DUMMY_LINK
         case SetKey(name) | EntryKey(name):
-            return name in masquerade.SETS
+            return name in masquerade.SETS | origins.SETS
         case ChainKey(name=name) | JumpKey(chain=name):
-            return name in masquerade.CHAINS
+            return name in masquerade.CHAINS | origins.CHAINS
         case VirtualServerKey() | RealServerKey():
             return True
         case _:
@@ -95,6 +95,7 @@ def _base(host: Host, config: Config) -> Iterator[Object]:
         yield Sysctl(SysctlKey(path), value, reason, optional=optional)
     yield Link(LinkKey(DUMMY_LINK), "dummy")
     yield from masquerade.base(host, config)
+    yield from origins.base(host)
 
 
 CONTROLLER: Final = Controller(name=NAME, affected=affected, owners=owners, desired=desired, claims=claims)

@@ -43,7 +43,7 @@ _VIP_PORTS: Final = "kube-router-svip-prt"
 _HAIRPIN: Final = "kube-router-hairpin"
 _LOCAL: Final = "kube-router-local-ep"
 _TYPES: Final = {_VIPS: "hash:ip", _VIP_PORTS: "hash:ip,port", _HAIRPIN: "hash:ip,port,ip", _LOCAL: "hash:ip,port"}
-_MAX_ELEMENTS: Final = 1048576
+MAX_ELEMENTS: Final = 1048576
 """A limit, not an allocation: 10,000 Services with several ports and addresses must fit."""
 _PROXIED: Final = ("-m", "ipvs", "--ipvs", "--vdir", "ORIGINAL", "--vmethod", "MASQ")
 
@@ -60,7 +60,7 @@ def base(host: Host, config: Config) -> Iterator[Object]:
     """Yield the sets, chains and jumps every Service shares."""
     for family in host.families:
         for name, type_ in _TYPES.items():
-            yield Set(SetKey(set_name(name, family)), family, type_, max_elements=_MAX_ELEMENTS)
+            yield Set(SetKey(set_name(name, family)), family, type_, max_elements=MAX_ELEMENTS)
         yield from _masquerade(family, host, config)
         yield from _refuse(family, config)
 
@@ -77,9 +77,14 @@ def endpoint_entries(
 ) -> Iterator[Entry]:
     """Yield the entries of an endpoint on this node: its hairpin, and whether external clients keep their source."""
     family = family_of(address)
-    yield Entry(EntryKey(set_name(_HAIRPIN, family), f"{address},{protocol}:{port},{address}"))
+    yield hairpin_entry(address, port, protocol)
     if keeps_source:
         yield Entry(EntryKey(set_name(_LOCAL, family), f"{address},{protocol}:{port}"), comment=reason)
+
+
+def hairpin_entry(address: str, port: int, protocol: Protocol) -> Entry:
+    """Return what gives an endpoint of this node another source when it is its own client."""
+    return Entry(EntryKey(set_name(_HAIRPIN, family_of(address)), f"{address},{protocol}:{port},{address}"))
 
 
 def _masquerade(family: Family, host: Host, config: Config) -> Iterator[Object]:

@@ -8,6 +8,7 @@ from ipaddress import ip_address, ip_network
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from kuberouterpy.cluster import EndpointSlice, Service, ServicePort, ServiceType, TrafficPolicy
 from kuberouterpy.config import Config
@@ -25,8 +26,11 @@ from kuberouterpy.dataplane import (
 )
 from kuberouterpy.family import Family, family_of
 from kuberouterpy.host import DUMMY_LINK, Host
+from kuberouterpy.protocol import Protocol
+from proxy import marks
 from proxy.endpoints import Backend, Categories, backends, categorize, weigh
-from proxy.masquerade import endpoint_entries, vip_entries
+from proxy.masquerade import endpoint_entries, hairpin_entry, vip_entries
+from proxy.origins import inside_entry
 
 PROXY_NAMES: Final = frozenset({"kube-router", "kuberouterpy"})
 """Values of label service.kubernetes.io/service-proxy-name that mean us."""
@@ -188,6 +192,8 @@ def _program(service: Service, frontend: Frontend, found: Categories, host: Host
     yield server
     yield from real_servers(server, weighed)
     keeps_source = policy is TrafficPolicy.LOCAL and frontend.vip is not Vip.CLUSTER_IP
+    if keeps_source:
+        yield from _short_circuit(service, frontend, found, host)
     for backend, _ in weighed:
         if backend.endpoint.node == host.name:
             yield from endpoint_entries(
@@ -197,6 +203,31 @@ def _program(service: Service, frontend: Frontend, found: Categories, host: Host
                 reason=_whose(service, backend),
                 keeps_source=keeps_source,
             )
+
+
+def _short_circuit(service: Service, frontend: Frontend, found: Categories, host: Host) -> Iterator[Object]:
+    """Yield what gives pods of this node, and the node itself, all endpoints of an address whose policy is Local.
+
+    One virtual server for all addresses of a service port. With affinity its clients are told apart by hashing:
+    IPVS persistence of a firewall-mark service keeps the client's port (ip_vs_sched_persist), the endpoint's is another.
+    """
+    port = frontend.port
+    mark = (
+        marks.of_node_port(port.protocol, port.node_port)
+        if port.node_port
+        else marks.of_name(str(service.ref), port.name, port.protocol, str(port.port))
+    )
+    yield inside_entry(frontend.address, frontend.number, port.protocol, mark, reason=str(service.ref))
+    key = VirtualServerKey(frontend.family, Protocol.TCP, "", 0, fwmark=mark)
+    server = replace(virtual_server(service, frontend), key=key, persistence_s=0)
+    if service.affinity_s:
+        server = replace(server, scheduler="mh", flags=0)
+    yield server
+    weighed = weigh(found, policy=TrafficPolicy.CLUSTER, protocol=port.protocol, host=host)
+    yield from real_servers(server, weighed)
+    for backend, _ in weighed:
+        if backend.endpoint.node == host.name:
+            yield hairpin_entry(backend.address, backend.port, port.protocol)
 
 
 def virtual_server(service: Service, frontend: Frontend) -> VirtualServer:

@@ -30,7 +30,17 @@ from kuberouterpy.cluster import (
     Upsert,
 )
 from kuberouterpy.config import Config
-from kuberouterpy.dataplane import Key, LocalAddress, LocalAddressKey, Object, RealServerKey, Sysctl, VirtualServer
+from kuberouterpy.dataplane import (
+    Entry,
+    Key,
+    LocalAddress,
+    LocalAddressKey,
+    Object,
+    RealServerKey,
+    Sysctl,
+    VirtualServer,
+    VirtualServerKey,
+)
 from kuberouterpy.drivers import fake
 from kuberouterpy.family import FAMILIES, Family
 from kuberouterpy.loop import Loop, Programmed
@@ -213,8 +223,11 @@ def test_every_vip_is_bound_and_every_real_server_has_its_servers_family(events:
     bound = {key.address for key in stands if isinstance(key, LocalAddressKey)}
     own = set(agent.loop.host.node_addresses)
     for key, value in stands.items():
-        if isinstance(value, VirtualServer):
+        if isinstance(value, VirtualServer) and not value.key.fwmark:
             assert value.key.address in bound or value.key.address in own
+        if isinstance(value, Entry) and value.mark:
+            family = FAMILIES[key.set.startswith("inet6:")]
+            assert VirtualServerKey(family, Protocol.TCP, "", 0, fwmark=value.mark) in stands
         if isinstance(key, RealServerKey):
             assert (":" in key.address) == (key.server.family is Family.IPV6)
 
@@ -225,6 +238,7 @@ _IMAGE = {
     **dict(zip(_vips[4], _vips[6], strict=True)),
     **dict(zip(_pods[4], _pods[6], strict=True)),
     "203.0.113.7": "2001:db8::7",
+    "": "",  # a virtual server by mark
 }
 
 
@@ -237,7 +251,7 @@ def test_ipv6_behaves_as_ipv4_does(services: list[Service], slices: list[Endpoin
     six.take([Upsert(node), *(Upsert(_service_image(_only_v4(one))) for one in services)])
     six.take(Upsert(_slice_image(one)) for one in slices if _is_v4(one))
     assert {_server_image(key) for key in four.stands() if isinstance(key, RealServerKey)} == {
-        (key.server.protocol, key.server.address, key.server.port, key.address, key.port)
+        (key.server.protocol, key.server.address, key.server.port, key.server.fwmark, key.address, key.port)
         for key in six.stands()
         if isinstance(key, RealServerKey)
     }
@@ -276,6 +290,6 @@ def _slice_image(one: EndpointSlice) -> EndpointSlice:
     return replace(one, family=Family.IPV6, endpoints=endpoints)
 
 
-def _server_image(key: RealServerKey) -> tuple[Protocol, str, int, str, int]:
+def _server_image(key: RealServerKey) -> tuple[Protocol, str, int, int, str, int]:
     server = key.server
-    return server.protocol, _IMAGE[server.address], server.port, _IMAGE[key.address], key.port
+    return server.protocol, _IMAGE[server.address], server.port, server.fwmark, _IMAGE[key.address], key.port
