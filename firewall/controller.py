@@ -47,7 +47,7 @@ from kuberouterpy.dataplane import (
 from kuberouterpy.family import Family, family_of
 from kuberouterpy.host import Host
 from kuberouterpy.labels import PodSelector
-from kuberouterpy.store import Change, NamedPort, PodSet, Store, pod_sets_of
+from kuberouterpy.store import Change, NamedPort, PodSet, Store, is_wide, pod_sets_of
 
 NAME: Final = "firewall"
 BASE: Final = Owner(NAME, "base")
@@ -232,13 +232,11 @@ def _policy_affected(
 def _namespace_affected(before: Namespace | None, after: Namespace | None, store: Store) -> Iterator[Owner]:
     """Yield the pods of a namespace that a selector of namespaces begins or ceases to mean."""
     turned: set[PodSelector] = set()
-    for pods in store.policies.values("pod_set"):
-        assert isinstance(pods, PodSelector | NamedPort)
-        selector = selector_of(pods)
-        if selector.namespaces is not None:
-            was, now = (one is not None and selector.namespaces.matches(one.labels) for one in (before, after))
-            if was != now:
-                turned.add(selector)
+    for selector in set(map(selector_of, _wide_sets(store))):
+        assert selector.namespaces is not None
+        was, now = (one is not None and selector.namespaces.matches(one.labels) for one in (before, after))
+        if was != now:
+            turned.add(selector)
     ref = after.ref if after is not None else before.ref if before is not None else Ref("", "")
     for pod in store.pods_in(ref.name) if turned else ():
         if any(selector.pods.matches(pod.labels) for selector in turned):
@@ -340,15 +338,19 @@ def _pod(pod: Pod, store: Store, host: Host) -> Desired:
 
 
 def _sets_with(pod: Pod, store: Store, host: Host) -> Iterator[PodSet]:
-    """Yield the used sets that mean a pod."""
-    for pods in store.policies.values("pod_set"):
-        assert isinstance(pods, PodSelector | NamedPort)
-        selector = pods.pods if isinstance(pods, NamedPort) else pods
-        # Most selectors are of some other namespace: told apart before anything is matched.
-        if selector.namespaces is None and selector.namespace != pod.ref.namespace:
-            continue
-        if store.matches(selector, pod) and is_used(pods, store, host):
+    """Yield the used sets that mean a pod: out of its namespace's policies, and of those that choose namespaces."""
+    policies_near = store.policies_in(pod.ref.namespace)
+    near = {pods for policy in policies_near for pods in pod_sets_of(policy) if not is_wide(pods)}
+    for pods in (*near, *_wide_sets(store)):
+        if store.matches(selector_of(pods), pod) and is_used(pods, store, host):
             yield pods
+
+
+def _wide_sets(store: Store) -> Iterator[PodSet]:
+    """Yield the sets that choose namespaces by their labels."""
+    for pods in store.policies.values("wide_pod_set"):
+        assert isinstance(pods, PodSelector | NamedPort)
+        yield pods
 
 
 def _pod_notes(pod: Pod, store: Store) -> Iterator[Note]:

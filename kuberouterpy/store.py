@@ -174,6 +174,7 @@ class Store:
                 "namespace": lambda policy: (policy.ref.namespace,),
                 "selector": selectors_of,
                 "pod_set": pod_sets_of,
+                "wide_pod_set": lambda policy: (one for one in pod_sets_of(policy) if is_wide(one)),
                 "pod_set_text": lambda policy: set(map(str, pod_sets_of(policy))),
             }
         )
@@ -333,6 +334,11 @@ def named_ports_of(policy: NetworkPolicy) -> frozenset[NamedPort]:
 def pod_sets_of(policy: NetworkPolicy) -> frozenset[PodSet]:
     """Return every set of pods a policy's rules may match on."""
     return selectors_of(policy) | named_ports_of(policy)
+
+
+def is_wide(pods: PodSet) -> bool:
+    """Return whether a set chooses namespaces by their labels; all others are of their policy's own namespace."""
+    return (pods.pods if isinstance(pods, NamedPort) else pods).namespaces is not None
 
 
 def _some(*changes: Change | None) -> list[Change]:

@@ -34,6 +34,11 @@ def filled(records: Iterable[Record]) -> Store:
     return store
 
 
+def desired(owner: Owner, store: Store, here: Host, config: Config = CONFIG) -> tuple[Object, ...]:
+    """Return what an owner wants, in the order of keys: an owner's objects have none of their own."""
+    return tuple(sorted(CONTROLLER.desired(owner, store, here, config).objects, key=lambda one: repr(one.key)))
+
+
 def by_owner(store: Store, here: Host, config: Config = CONFIG) -> dict[Owner, tuple[Object, ...]]:
     """Return what every owner wants, computed from nothing."""
     wanted = {

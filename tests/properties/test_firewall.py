@@ -33,7 +33,7 @@ from kuberouterpy.labels import PodSelector, Selector, selector, term
 from kuberouterpy.protocol import Protocol
 from kuberouterpy.store import Store
 from kuberouterpy.tracker import Tracker
-from tests.firewall.world import CONFIG, NODES, Cluster, by_owner, filled, host, merged
+from tests.firewall.world import CONFIG, NODES, Cluster, by_owner, desired, filled, host, merged
 from tests.oracle.netfilter import Netfilter, Packet
 from tests.oracle.networkpolicy import Flow, Oracle
 
@@ -290,7 +290,7 @@ def follow(
         # As the loop does: the store takes the whole event in, then each change is asked for.
         for change in store.apply(event):
             for owner in set(CONTROLLER.affected(change, store, HERE, config)):
-                objects = CONTROLLER.desired(owner, store, HERE, config).objects
+                objects = desired(owner, store, HERE, config)
                 kept.pop(owner, None)
                 if objects:
                     kept[owner] = objects
