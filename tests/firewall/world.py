@@ -41,10 +41,7 @@ def desired(owner: Owner, store: Store, here: Host, config: Config = CONFIG) -> 
 
 def by_owner(store: Store, here: Host, config: Config = CONFIG) -> dict[Owner, tuple[Object, ...]]:
     """Return what every owner wants, computed from nothing."""
-    wanted = {
-        owner: CONTROLLER.desired(owner, store, here, config).objects
-        for owner in CONTROLLER.owners(store, here, config)
-    }
+    wanted = {owner: desired(owner, store, here, config) for owner in CONTROLLER.owners(store, here, config)}
     return {owner: objects for owner, objects in wanted.items() if objects}
 
 
