@@ -13,7 +13,7 @@
         node-1 node-2        node-3          172.30.S.(10 + number of the node)
 
 IPv6 has the same shape: ``fd30:0:0:S::(10 + number)``, the client in ``fd31::/64``. With one subnet all nodes are on the first
-and the second stands empty.
+and the second has none.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Topology(msgspec.Struct, frozen=True):
         raise ConfigError(f"no node {name!r} in this lab; there are {known}")
 
 
-def plan(nodes: int = 3, families: str = "dual", subnets: int = 1) -> Topology:
+def plan(nodes: int = 3, families: str = "dual", subnets: int = 2) -> Topology:
     """Return the plan of a lab.
 
     With two subnets, every third node (the last of three) is on the second.

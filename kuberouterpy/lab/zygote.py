@@ -159,10 +159,10 @@ class _Server:
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
-        self._wake, waker = socket.socketpair()
-        waker.setblocking(False)
+        self._wake, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
         self._wake.setblocking(False)
-        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _wake_up)
 
     def serve(self) -> None:

@@ -262,7 +262,10 @@ class _Session:
 
     def _lost(self, what: str) -> LabError:
         lines = (self._folder / "kernel.log").read_text(errors="replace").splitlines()
-        tail = [line.rstrip() for line in lines if line.strip()][-_TAIL_LINES:]
+        told = [line.rstrip() for line in lines if line.strip()]
+        panics = [number for number, line in enumerate(told) if "Kernel panic" in line]
+        start = panics[0] if panics else max(len(told) - _TAIL_LINES, 0)
+        tail = told[start : start + _TAIL_LINES]
         return LabError("\n".join([f"{what}; the last lines of its kernel:", *(f"  {line}" for line in tail)]))
 
 

@@ -26,8 +26,9 @@ def test_three_nodes_have_the_addresses_the_documents_show() -> None:
     assert topology.server == "http://172.30.0.10:6443"
 
 
-def test_one_subnet_holds_every_node_by_default() -> None:
-    assert {node.subnet.name for node in plan(9).nodes} == {"fabric-1"}
+def test_every_third_node_is_on_the_second_subnet_unless_there_is_one_only() -> None:
+    assert [node.name for node in plan(9).nodes if node.subnet.name == "fabric-2"] == ["node-3", "node-6", "node-9"]
+    assert {node.subnet.name for node in plan(9, subnets=1).nodes} == {"fabric-1"}
 
 
 @pytest.mark.parametrize("families", ["ipv4", "ipv6", "dual"])
