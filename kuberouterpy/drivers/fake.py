@@ -218,8 +218,8 @@ class FakeDriver:
         return {key: value for kind in self.kinds for key, value in self.kernel.objects[kind].items()}
 
     def apply(self, ops: Sequence[Op]) -> Iterator[tuple[Op, DriverError | None]]:
-        """Carry out ``ops`` one by one."""
-        for op in ops:
+        """Carry out ``ops`` one by one; chains after those they jump to, as one restore declares all before any rule."""
+        for op in _declared_first(ops):
             yield op, self._attempt(op)
 
     def _attempt(self, op: Op) -> DriverError | None:
@@ -244,6 +244,24 @@ class FakeDriver:
         if self._failing[op.key] > 0:
             self._failing[op.key] -= 1
             raise DriverError(f"{op.verb} {op.key}", self._errnos[op.key])
+
+
+def _declared_first(ops: Sequence[Op]) -> Iterator[Op]:
+    chains = {op.key: op for op in ops if isinstance(op.value, Chain)}
+    repeated = len({op.key for op in ops}) < len(ops)
+    for op in ops:
+        if isinstance(op.value, Chain) and not repeated:
+            yield from _with_targets(op.key, chains)
+        else:
+            yield op
+
+
+def _with_targets(key: Key, waiting: dict[Key, Op]) -> Iterator[Op]:
+    op = waiting.pop(key, None)
+    if op is not None and op.value is not None:
+        for need in requires(op.value):
+            yield from _with_targets(need, waiting)
+        yield op
 
 
 def kernel(shared: FakeKernel | None = None) -> tuple[FakeDriver, ...]:
