@@ -29,8 +29,10 @@ from kuberouterpy.host import DUMMY_LINK, Host
 from kuberouterpy.protocol import Protocol
 from proxy import marks
 from proxy.endpoints import Backend, Categories, backends, categorize, weigh
+from proxy.flows import flows
+from proxy.health import check
 from proxy.masquerade import endpoint_entries, hairpin_entry, vip_entries
-from proxy.origins import inside_entry
+from proxy.origins import inside_entry, range_entries
 
 PROXY_NAMES: Final = frozenset({"kube-router", "kuberouterpy"})
 """Values of label service.kubernetes.io/service-proxy-name that mean us."""
@@ -93,6 +95,8 @@ def desired(service: Service, slices: Sequence[EndpointSlice], host: Host, confi
         for value in _program(service, frontend, found, host):
             objects.setdefault(value.key, value)
         notes.extend(_emptiness(service, frontend, found))
+    for value in check(service, categories.values(), host):
+        objects.setdefault(value.key, value)
     return Desired(tuple(objects.values()), tuple(dict.fromkeys((*notes, *_annotation_notes(service)))))
 
 
@@ -191,9 +195,15 @@ def _program(service: Service, frontend: Frontend, found: Categories, host: Host
         yield from vip_entries(frontend.address, frontend.number, frontend.port.protocol, reason=str(service.ref))
     yield server
     yield from real_servers(server, weighed)
+    yield from flows(service, frontend.address, frontend.number, frontend.port.protocol, found)
     keeps_source = policy is TrafficPolicy.LOCAL and frontend.vip is not Vip.CLUSTER_IP
     if keeps_source:
         yield from _short_circuit(service, frontend, found, host)
+    if frontend.vip is Vip.LOAD_BALANCER_IP:
+        protocol, reason = frontend.port.protocol, str(service.ref)
+        yield from range_entries(
+            frontend.address, frontend.number, protocol, service.source_ranges, host, reason=reason
+        )
     for backend, _ in weighed:
         if backend.endpoint.node == host.name:
             yield from endpoint_entries(

@@ -82,6 +82,7 @@ _services = st.builds(
     _policies,
     _policies,
     affinity_s=st.sampled_from([0, 60]),
+    source_ranges=st.sampled_from([(), (), ("10.0.0.0/24", "fd00::/64"), ("192.0.2.0/24",)]),
     proxy_name=st.sampled_from([None] * 9 + ["other"]),
     headless_label=st.sampled_from([False] * 9 + [True]),
     annotations=st.sampled_from(
