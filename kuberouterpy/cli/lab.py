@@ -54,7 +54,7 @@ def cluster_options(command: F) -> F:
         click.option(
             "--subnets",
             type=click.IntRange(1, 2),
-            default=1,
+            default=2,
             show_default=True,
             help="Subnets the nodes are spread over; with 2, every third node is on the second.",
         ),
@@ -204,11 +204,20 @@ def stop_agent(node: str, name: str) -> None:
     _ask("stop-agent", node=node, number=_number(name))
 
 
-@lab.command(name="start-agent", epilog="Example: kuberouterpy lab start-agent node-1")
+@lab.command(
+    name="start-agent",
+    context_settings=_COMMAND,
+    epilog="""\b
+Examples:
+  kuberouterpy lab start-agent node-1
+  kuberouterpy lab start-agent node-1 --ipvs-sync-period=5s
+""",
+)
 @click.argument("node")
-def start_agent(node: str) -> None:
-    """Start a node's agent again. Inside a lab only."""
-    _ask("start-agent", node=node)
+@click.argument("arguments", nargs=-1, metavar="[FLAG]...")
+def start_agent(node: str, arguments: tuple[str, ...]) -> None:
+    """Start a node's agent again, with flags of its own if wanted. Inside a lab only."""
+    _ask("start-agent", node=node, arguments=arguments)
 
 
 @lab.command(name="restart-gobgp", epilog="Example: kuberouterpy lab restart-gobgp node-1 --signal KILL")

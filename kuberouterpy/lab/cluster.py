@@ -96,8 +96,8 @@ class Cluster:
         """Kill the API server, as a crash would."""
         self._end("api", signal.SIGKILL)
 
-    def start_agent(self, node: str) -> None:
-        """Start a node's agent."""
+    def start_agent(self, node: str, arguments: Iterable[str] = ()) -> None:
+        """Start a node's agent, with arguments besides those of every agent."""
         station = self._node(node)
         part = self._parts.get(f"agent/{node}")
         if part is not None and part.code is None:
@@ -118,6 +118,7 @@ class Cluster:
                 for version in (4, 6)
             ),
             *self.options.agent_args,
+            *arguments,
         ]
         self._run(f"agent/{node}", "kuberouterpy.lab.parts:agent", *words, station=station, environment=environment)
 
@@ -130,11 +131,18 @@ class Cluster:
         self.stop_agent(node, number)
         self.start_agent(node)
 
+    def stop_gobgp(self, node: str, number: int = signal.SIGTERM) -> int:
+        """Signal a node's GoBGP and wait for its end; return its exit code."""
+        return self._end(f"gobgp/{self._node(node).name}", number)
+
+    def start_gobgp(self, node: str) -> None:
+        """Start a node's GoBGP, empty."""
+        self._start_gobgp(self._node(node))
+
     def restart_gobgp(self, node: str, number: int = signal.SIGTERM) -> None:
         """Stop a node's GoBGP and start it again, empty."""
-        station = self._node(node)
-        self._end(f"gobgp/{node}", number)
-        self._start_gobgp(station)
+        self.stop_gobgp(node, number)
+        self.start_gobgp(node)
 
     def apply(self, path: Path) -> None:
         """Apply the objects of a file with kubectl. Errors: LabError with what kubectl said."""

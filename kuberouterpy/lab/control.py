@@ -79,13 +79,21 @@ def _operations(cluster: Cluster) -> dict[str, Callable[..., Any]]:
         return str(pod["spec"].get("nodeName", ""))
 
     def lab() -> dict[str, Any]:
-        return {"nodes": [node.name for node in cluster.topology.nodes], "server": cluster.topology.server}
+        options = cluster.options
+        return {
+            "nodes": [node.name for node in cluster.topology.nodes],
+            "server": cluster.topology.server,
+            "families": options.families,
+            "subnets": options.subnets,
+        }
 
     return {
         "wait": wait,
         "start-agent": cluster.start_agent,
         "stop-agent": cluster.stop_agent,
         "restart-agent": cluster.restart_agent,
+        "stop-gobgp": cluster.stop_gobgp,
+        "start-gobgp": cluster.start_gobgp,
         "restart-gobgp": cluster.restart_gobgp,
         "kill-api": cluster.kill_api,
         "start-api": cluster.start_api,
