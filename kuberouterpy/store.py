@@ -156,7 +156,16 @@ class Store:
         self._missing: set[Kind] = set(expected)
         self.rejections: dict[tuple[Kind, Ref], Rejection] = {}
         """Objects of the API that could not be used, until a good one replaces them."""
-        self.services: Final = Table[Service]()
+        self.services: Final = Table[Service](
+            {
+                "address": lambda one: (
+                    *one.cluster_ips,
+                    *one.external_ips,
+                    *(ingress.address for ingress in one.load_balancer),
+                ),
+                "node_port": lambda one: (port.node_port for port in one.ports if port.node_port),
+            }
+        )
         self.slices: Final = Table[EndpointSlice]({"service": lambda one: (one.service,) if one.service else ()})
         self.pods: Final = Table[Pod](
             {

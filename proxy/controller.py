@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from kuberouterpy.cluster import EndpointSlice, Ref, Service
+from kuberouterpy.cluster import EndpointSlice, Node, Ref, Service
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller, Desired
 from kuberouterpy.dataplane import (
     ChainKey,
     EntryKey,
+    FlowsKey,
+    HealthCheckKey,
     JumpKey,
     Key,
     Link,
@@ -26,7 +28,8 @@ from kuberouterpy.dataplane import (
 )
 from kuberouterpy.host import DUMMY_LINK, Host
 from kuberouterpy.store import Change, Store
-from proxy import masquerade, origins, services
+from proxy import health, masquerade, origins, services
+from proxy.rivals import concerned, rivals_of
 
 NAME: Final = "proxy"
 BASE: Final = Owner(NAME, "base")
@@ -54,6 +57,9 @@ def affected(change: Change, store: Store, host: Host, config: Config) -> Iterat
         match record:
             case Service(ref=ref):
                 yield owner_of(ref)
+                yield from map(owner_of, concerned(record, store))
+            case Node():
+                yield from map(owner_of, concerned(record, store))
             case EndpointSlice(service=Ref() as ref):
                 yield owner_of(ref)
 
@@ -72,7 +78,8 @@ def desired(owner: Owner, store: Store, host: Host, config: Config) -> Desired:
     service = store.services.get(Ref(namespace, name))
     if service is None:
         return Desired()
-    return services.desired(service, tuple(store.slices_of(service.ref)), host, config)
+    rivals = rivals_of(service, store, host)
+    return services.desired(service, tuple(store.slices_of(service.ref)), host, config, rivals)
 
 
 def claims(key: Key) -> bool:
@@ -81,10 +88,10 @@ def claims(key: Key) -> bool:
         case LinkKey(name) | LocalAddressKey(name):
             return name == DUMMY_LINK
         case SetKey(name) | EntryKey(name):
-            return name in masquerade.SETS | origins.SETS
+            return name in masquerade.SETS | origins.SETS | health.SETS
         case ChainKey(name=name) | JumpKey(chain=name):
-            return name in masquerade.CHAINS | origins.CHAINS
-        case VirtualServerKey() | RealServerKey():
+            return name in masquerade.CHAINS | origins.CHAINS | health.CHAINS
+        case VirtualServerKey() | RealServerKey() | FlowsKey() | HealthCheckKey():
             return True
         case _:
             return False
@@ -96,6 +103,7 @@ def _base(host: Host, config: Config) -> Iterator[Object]:
     yield Link(LinkKey(DUMMY_LINK), "dummy")
     yield from masquerade.base(host, config)
     yield from origins.base(host)
+    yield from health.base(host)
 
 
 CONTROLLER: Final = Controller(name=NAME, affected=affected, owners=owners, desired=desired, claims=claims)

@@ -33,6 +33,7 @@ from proxy.flows import flows
 from proxy.health import check
 from proxy.masquerade import endpoint_entries, hairpin_entry, vip_entries
 from proxy.origins import inside_entry, range_entries
+from proxy.rivals import NONE, Rivals
 
 PROXY_NAMES: Final = frozenset({"kube-router", "kuberouterpy"})
 """Values of label service.kubernetes.io/service-proxy-name that mean us."""
@@ -66,24 +67,27 @@ class Frontend(Struct, frozen=True):
     number: int
     """Port listened on: ``port``, or ``nodePort`` for a node port."""
     port: ServicePort
+    bound: bool = True
+    """Whether the address is a VIP that must be bound, all its other ports refused. An address of this node never is:
+    its other ports are the node's."""
 
     @property
     def family(self) -> Family:
         """Family of the address."""
         return family_of(self.address)
 
-    @property
-    def bound(self) -> bool:
-        """Whether the address is a VIP that must be bound; a node port's is the node's own."""
-        return self.vip is not Vip.NODE_PORT
+    def __str__(self) -> str:
+        return f"{self.port.protocol} {self.address} port {self.number}"
 
 
-def desired(service: Service, slices: Sequence[EndpointSlice], host: Host, config: Config) -> Desired:
+def desired(
+    service: Service, slices: Sequence[EndpointSlice], host: Host, config: Config, rivals: Rivals = NONE
+) -> Desired:
     """Return what one Service wants on this host. A virtual server without servers stays: it refuses, as it should."""
     reason = ignored(service)
     if reason:
         return Desired(notes=(Note(str(service.ref), reason),))
-    frontends, notes = listening(service, host, config)
+    frontends, notes = listening(service, host, config, rivals)
     categories = {
         (port, family): categorize(backends(slices, port, family), host)
         for port in service.ports
@@ -92,7 +96,7 @@ def desired(service: Service, slices: Sequence[EndpointSlice], host: Host, confi
     objects: dict[object, Object] = {}
     for frontend in frontends:
         found = categories[frontend.port, frontend.family]
-        for value in _program(service, frontend, found, host):
+        for value in _program(service, frontend, found, host, rivals):
             objects.setdefault(value.key, value)
         notes.extend(_emptiness(service, frontend, found))
     for value in check(service, categories.values(), host):
@@ -124,8 +128,26 @@ def policy_of(service: Service, vip: Vip) -> TrafficPolicy:
 # --- where it listens -------------------------------------------------------------------------------------------------
 
 
-def listening(service: Service, host: Host, config: Config) -> tuple[list[Frontend], list[Note]]:
-    """Return every frontend of a Service on this host, and a note for each address that is refused."""
+def listening(service: Service, host: Host, config: Config, rivals: Rivals = NONE) -> tuple[list[Frontend], list[Note]]:
+    """Return every frontend of a Service on this host, and a note for each address or port that it does not get."""
+    frontends, notes = _claimed(service, host, config, rivals)
+    holders = {
+        (one.address, one.number, one.port.protocol): rival.ref
+        for rival in reversed(rivals.services)
+        if not ignored(rival)
+        for one in _claimed(rival, host, config, rivals)[0]
+    }
+    granted: list[Frontend] = []
+    for one in frontends:
+        holder = holders.get((one.address, one.number, one.port.protocol))
+        if holder is None:
+            granted.append(one)
+        else:
+            notes.append(Note(str(one), f"contested: {holder} has it"))
+    return granted, notes
+
+
+def _claimed(service: Service, host: Host, config: Config, rivals: Rivals) -> tuple[list[Frontend], list[Note]]:
     notes: list[Note] = []
     vips = [(Vip.CLUSTER_IP, address) for address in service.cluster_ips]
     vips += [(Vip.EXTERNAL_IP, one) for one in service.external_ips if _allowed(one, Vip.EXTERNAL_IP, config, notes)]
@@ -134,11 +156,16 @@ def listening(service: Service, host: Host, config: Config) -> tuple[list[Fronte
         for one in _ingress(service, notes)
         if _allowed(one, Vip.LOAD_BALANCER_IP, config, notes)
     ]
-    known = [(vip, address) for vip, address in vips if family_of(address) in host.families]
-    frontends = [Frontend(vip, address, port.port, port) for vip, address in known for port in service.ports]
+    own = {*host.node_addresses, *host.addresses}
+    frontends: list[Frontend] = []
+    for vip, address in vips:
+        if address in rivals.nodes and address not in own:
+            notes.append(Note(address, f"{vip}-refused: the address of node {rivals.nodes[address]}, which serves it"))
+        elif family_of(address) in host.families:
+            frontends += [Frontend(vip, address, port.port, port, address not in own) for port in service.ports]
     node_ports = [port for port in service.ports if port.node_port]
     for address in _node_port_addresses(service, host, config) if node_ports else ():
-        frontends += [Frontend(Vip.NODE_PORT, address, port.node_port, port) for port in node_ports]
+        frontends += [Frontend(Vip.NODE_PORT, address, port.node_port, port, bound=False) for port in node_ports]
     return frontends, notes
 
 
@@ -186,7 +213,7 @@ def _inside(address: str, ranges: Iterable[str]) -> bool:
 # --- what that makes --------------------------------------------------------------------------------------------------
 
 
-def _program(service: Service, frontend: Frontend, found: Categories, host: Host) -> Iterator[Object]:
+def _program(service: Service, frontend: Frontend, found: Categories, host: Host, rivals: Rivals) -> Iterator[Object]:
     policy = policy_of(service, frontend.vip)
     server = virtual_server(service, frontend)
     weighed = weigh(found, policy=policy, protocol=frontend.port.protocol, host=host)
@@ -198,7 +225,7 @@ def _program(service: Service, frontend: Frontend, found: Categories, host: Host
     yield from flows(service, frontend.address, frontend.number, frontend.port.protocol, found)
     keeps_source = policy is TrafficPolicy.LOCAL and frontend.vip is not Vip.CLUSTER_IP
     if keeps_source:
-        yield from _short_circuit(service, frontend, found, host)
+        yield from _short_circuit(service, frontend, found, host, rivals)
     if frontend.vip is Vip.LOAD_BALANCER_IP:
         protocol, reason = frontend.port.protocol, str(service.ref)
         yield from range_entries(
@@ -215,18 +242,19 @@ def _program(service: Service, frontend: Frontend, found: Categories, host: Host
             )
 
 
-def _short_circuit(service: Service, frontend: Frontend, found: Categories, host: Host) -> Iterator[Object]:
+def _short_circuit(
+    service: Service, frontend: Frontend, found: Categories, host: Host, rivals: Rivals
+) -> Iterator[Object]:
     """Yield what gives pods of this node, and the node itself, all endpoints of an address whose policy is Local.
 
     One virtual server for all addresses of a service port. With affinity its clients are told apart by hashing:
     IPVS persistence of a firewall-mark service keeps the client's port (ip_vs_sched_persist), the endpoint's is another.
     """
     port = frontend.port
-    mark = (
-        marks.of_node_port(port.protocol, port.node_port)
-        if port.node_port
-        else marks.of_name(str(service.ref), port.name, port.protocol, str(port.port))
-    )
+    if port.node_port and not any(_has_node_port(one, port) for one in rivals.services):
+        mark = marks.of_node_port(port.protocol, port.node_port)
+    else:
+        mark = marks.of_name(str(service.ref), port.name, port.protocol, str(port.port))
     yield inside_entry(frontend.address, frontend.number, port.protocol, mark, reason=str(service.ref))
     key = VirtualServerKey(frontend.family, Protocol.TCP, "", 0, fwmark=mark)
     server = replace(virtual_server(service, frontend), key=key, persistence_s=0)
@@ -238,6 +266,11 @@ def _short_circuit(service: Service, frontend: Frontend, found: Categories, host
     for backend, _ in weighed:
         if backend.endpoint.node == host.name:
             yield hairpin_entry(backend.address, backend.port, port.protocol)
+
+
+def _has_node_port(service: Service, port: ServicePort) -> bool:
+    number = (port.protocol, port.node_port)
+    return not ignored(service) and number in {(one.protocol, one.node_port) for one in service.ports}
 
 
 def virtual_server(service: Service, frontend: Frontend) -> VirtualServer:
@@ -276,7 +309,7 @@ def _emptiness(service: Service, frontend: Frontend, found: Categories) -> Itera
     if found.local if policy is TrafficPolicy.LOCAL else found.cluster:
         return
     where = "no-local-endpoints" if found.any else "no-endpoints"
-    yield Note(f"{frontend.port.protocol} {frontend.address} port {frontend.number}", where)
+    yield Note(str(frontend), where)
 
 
 def _annotation_notes(service: Service) -> Iterator[Note]:

@@ -233,6 +233,16 @@ def test_every_vip_is_bound_and_every_real_server_has_its_servers_family(events:
             assert (":" in key.address) == (key.server.family is Family.IPV6)
 
 
+@settings(max_examples=150, deadline=None)
+@given(_histories())
+def test_no_virtual_server_is_wanted_by_two_services(events: list[Event]) -> None:
+    agent = Agent()
+    agent.take(events)
+    for key in agent.stands():
+        if isinstance(key, VirtualServerKey | RealServerKey):
+            assert len(agent.loop.tracker.explain(key).wanted_by) == 1, key
+
+
 # --- family symmetry: IPv4 facts and their IPv6 images want images of each other ---------------------------------------------
 
 _IMAGE = {
