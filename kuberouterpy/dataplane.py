@@ -37,12 +37,14 @@ class Owner(NamedTuple):
 
 
 class Note(NamedTuple):
-    """Why something is *not* there; ``explain`` shows it."""
+    """Why something is *not* there, or is other than was asked for; ``explain`` shows it."""
 
     subject: str
     """What a person would ask for: an address, a prefix, an object."""
     reason: str
     """Stable word with hyphens, then detail: ``no-local-endpoints``."""
+    event: bool = False
+    """Whether a person must do something about it: then it becomes an Event of the owner's object."""
 
 
 class Verb(StrEnum):
@@ -366,6 +368,50 @@ class RealServer(Struct, frozen=True):
     forward: Forward = Forward.MASQUERADE
 
 
+# --- What goes with virtual servers ------------------------------------------------------------------------------------
+
+
+class FlowsKey(Struct, frozen=True, order=True):
+    """The conntrack entries whose clients ask for an address and port."""
+
+    family: Family
+    protocol: Protocol
+    """UDP: connections of TCP and SCTP end by themselves."""
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if self.family is Family.IPV6 else self.address
+        return f"{self.protocol} {host}:{self.port}"
+
+
+class Flows(Struct, frozen=True):
+    """Who may answer what conntrack remembers. Applying it deletes the entries that another answers, or nobody; deleting it
+    deletes all entries of the key."""
+
+    key: FlowsKey
+    answering: tuple[str, ...] = ()
+    """Addresses of endpoints, sorted."""
+
+
+class HealthCheckKey(Struct, frozen=True, order=True):
+    """A health-check node port."""
+
+    port: int
+
+
+class HealthCheck(Struct, frozen=True):
+    """What a load balancer is told that asks whether this node serves a Service."""
+
+    key: HealthCheckKey
+    namespace: str
+    """Of the Service."""
+    name: str
+    """Of the Service."""
+    endpoints: int = 0
+    """Ready endpoints on this node; 0: answer 503."""
+
+
 # --- CNI --------------------------------------------------------------------------------------------------------------
 
 
@@ -529,6 +575,8 @@ Key: TypeAlias = (
     | RoutingRuleKey
     | VirtualServerKey
     | RealServerKey
+    | FlowsKey
+    | HealthCheckKey
     | CniConfigKey
     | SpeakerKey
     | NeighborKey
@@ -547,6 +595,8 @@ Object: TypeAlias = (
     | RoutingRule
     | VirtualServer
     | RealServer
+    | Flows
+    | HealthCheck
     | CniConfig
     | Speaker
     | Neighbor
@@ -567,7 +617,8 @@ class Op(NamedTuple):
 
 # order matters: create and update in this order, delete in reverse. Rules stand before the first VIP (a client must never
 # meet a VIP whose SNAT is missing), the address before its virtual server (the address is the mark of ownership), the
-# policy before the neighbor that would otherwise send everything.
+# policy before the neighbor that would otherwise send everything; conntrack entries are judged, and load balancers invited,
+# when the servers stand.
 KINDS: Final[tuple[ObjectKind, ...]] = (
     Sysctl,
     Link,
@@ -578,6 +629,8 @@ KINDS: Final[tuple[ObjectKind, ...]] = (
     LocalAddress,
     VirtualServer,
     RealServer,
+    Flows,
+    HealthCheck,
     Route,
     RoutingRule,
     CniConfig,
@@ -599,6 +652,8 @@ KIND_OF_KEY: Final[dict[type, ObjectKind]] = {
     RoutingRuleKey: RoutingRule,
     VirtualServerKey: VirtualServer,
     RealServerKey: RealServer,
+    FlowsKey: Flows,
+    HealthCheckKey: HealthCheck,
     CniConfigKey: CniConfig,
     SpeakerKey: Speaker,
     RoutePolicyKey: RoutePolicy,
@@ -623,6 +678,8 @@ def requires(value: Object) -> Iterator[Key]:
             yield LinkKey(key.link)
         case RealServer(key=key):
             yield key.server
+        case Flows(key=key):
+            yield VirtualServerKey(key.family, key.protocol, key.address, key.port)
         case Neighbor() | RoutePolicy() | Path():
             yield SpeakerKey()
         case _:

@@ -18,7 +18,11 @@ from kuberouterpy.dataplane import (
     CniConfigKey,
     Entry,
     EntryKey,
+    Flows,
+    FlowsKey,
     Forward,
+    HealthCheck,
+    HealthCheckKey,
     Jump,
     JumpKey,
     Key,
@@ -30,6 +34,7 @@ from kuberouterpy.dataplane import (
     NeighborKey,
     NextHop,
     Object,
+    ObjectKind,
     Op,
     Owner,
     Path,
@@ -62,6 +67,8 @@ _WORDS: Final = {
     Jump: "jump",
     VirtualServer: "virtual",
     RealServer: "real",
+    Flows: "flows",
+    HealthCheck: "health",
     Route: "route",
     RoutingRule: "rule",
     CniConfig: "cni",
@@ -77,6 +84,11 @@ _FORWARDS: Final = {
     Forward.ROUTE: "route",
 }
 _ORDER: Final = {kind: index for index, kind in enumerate(KINDS)}
+
+
+def word_of(kind: ObjectKind) -> str:
+    """Return the word for a kind of object."""
+    return _WORDS[kind]
 
 
 def kind_of(key: Key) -> str:
@@ -114,7 +126,9 @@ def name_of(key: Key) -> str:
             return direction
         case PathKey(prefix):
             return prefix
-        case VirtualServerKey() | RealServerKey():
+        case HealthCheckKey(port):
+            return f"port {port}"
+        case VirtualServerKey() | RealServerKey() | FlowsKey():
             return str(key)
 
 
@@ -171,6 +185,10 @@ def _details(value: Object) -> str:
             return f"{value.scheduler}{flags}{f' persistent {value.persistence_s}' if value.persistence_s else ''}"
         case RealServer():
             return f"weight {value.weight} {_FORWARDS[value.forward]}"
+        case Flows():
+            return f"answered by {','.join(value.answering) or 'nobody'}"
+        case HealthCheck():
+            return f"{value.namespace}/{value.name} endpoints {value.endpoints}"
         case Route():
             hops = " ".join(map(_hop, value.next_hops))
             return f"{hops}{f' src {value.source}' if value.source else ''}"
