@@ -28,6 +28,7 @@ HEALTH_PORT: Final = 20244
 _POLL_S: Final = 0.25
 _QUIET_S: Final = 1.0
 _ASK_S: Final = 5.0
+_LAST_LINES: Final = 15
 
 
 def wait(what: str, cluster: Cluster, deadline: float) -> None:
@@ -43,7 +44,7 @@ def wait(what: str, cluster: Cluster, deadline: float) -> None:
         if dead := cluster.dead():
             raise LabError("\n".join(dead))
         if time.monotonic() > deadline:
-            raise LabError(f"still not ready: {'; '.join(missing)}")
+            raise LabError("\n".join((f"still not ready: {'; '.join(missing)}", *_last_words(cluster))))
         time.sleep(_POLL_S)
 
 
@@ -98,6 +99,15 @@ def ask(station: Station, path: str, port: int = HEALTH_PORT) -> tuple[int, byte
 
 
 CHECKS: Final[dict[str, Callable[[Cluster], Iterator[str]]]] = {"nodes": nodes, "pods": pods, "agents": agents}
+
+
+def _last_words(cluster: Cluster) -> Iterator[str]:
+    """Yield the ends of the agents' logs: why a node is not ready mostly stands there."""
+    for station in cluster.topology.nodes:
+        path = Path(f"/run/lab/nodes/{station.name}/agent.log")
+        if path.exists():
+            yield f"-- end of {path} --"
+            yield from path.read_text(errors="replace").splitlines()[-_LAST_LINES:]
 
 
 def _agent(station: Station, cluster: Cluster, ranges: dict[str, list[str]]) -> Iterator[str]:
