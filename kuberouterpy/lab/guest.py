@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from kuberouterpy.lab.zygote import Zygote
 
 _SHORTCUTS: Final = Path("/run/lab/bin")
+_SYSTEM_PATH: Final = "/usr/sbin:/usr/bin"
+"""First in the PATH of the cluster's parts: where they find every program of theirs at the first try.
+
+Each place on PATH that has not got a program costs a failed execve, which costs 15 ms under User-Mode Linux: the kernel
+makes the new address space, a process of the host, before it looks for the file.
+"""
+
 _ALIVE_S: Final = 5.0
 _DRAIN_S: Final = 2.0
 _NOT_FOUND: Final = 127
@@ -38,7 +45,7 @@ _NOT_EXECUTABLE: Final = 126
 def main(plan: GuestPlan, reader: int, writer: int) -> int:
     """Serve one plan from its first frame to its last; return the exit code that was told outside."""
     environment = _environment(plan)
-    os.environ["PATH"] = environment["PATH"]
+    os.environ["PATH"] = os.pathsep.join([_SYSTEM_PATH, environment["PATH"]])
     zygote = _zygote() if plan.lab else None  # order matters: forked before there are threads
     link = _Link(reader, Writer(writer))
     link.frames.send(Kind.HELLO, platform.release().encode())
@@ -221,10 +228,16 @@ def _environment(plan: GuestPlan) -> dict[str, str]:
     environment = {key: value for key, value in plan.environment.items() if key not in ("TMPDIR", "KUBECONFIG")}
     beside = Path(sys.executable).parent
     install_shortcut(_SHORTCUTS, str(beside / "kuberouterpy"))
-    path = environment.get("PATH", os.defpath)
-    environment["PATH"] = os.pathsep.join(
-        [str(_SHORTCUTS), str(beside), path, "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"]
-    )
+    given = [
+        *environment.get("PATH", os.defpath).split(os.pathsep),
+        "/usr/local/sbin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ]
+    there = dict.fromkeys(place for place in given if os.path.isdir(place))
+    environment["PATH"] = os.pathsep.join([str(_SHORTCUTS), str(beside), *there])
     environment["KUBEROUTERPY_IN_LAB"] = "1"
     environment["KUBEROUTERPY_ENGINE"] = plan.engine
     home = environment.get("HOME", "")

@@ -38,7 +38,7 @@ def outside(*, nodes: int, families: str, engine: str) -> int:
     plan = GuestPlan(
         command=(sys.executable, "-m", "kuberouterpy.lab.demo"),
         directory=os.getcwd(),
-        environment={**os.environ, _BEGAN: str(began)},
+        environment={**os.environ, "PATH": f"/usr/sbin:/usr/bin:{os.environ.get('PATH', '')}", _BEGAN: str(began)},
         engine=choice.engine.name,
         results="",
         lab=LabOptions(nodes=nodes, families=families),
