@@ -5,7 +5,8 @@
     |-- SourceError      a source of facts failed: reconnect with backoff, keep the last facts
     |   `-- Rejected     one object from a source is unusable: the last good value stays
     |-- DriverError      one operation on the dataplane failed: that key backs off, the rest goes on
-    |   `-- MissingCapability   a module, a permission or a program is missing: exit code 2
+    |   |-- MissingCapability   a module, a permission or a program is missing: exit code 2
+    |   `-- MissingModule       what one Service asked for needs a kernel module that is not there: it gets something else
     `-- LabError         the lab could not be built
 
 Text is lower case, has no full stop, and says what was attempted, on what, and what the other side answered.
@@ -47,3 +48,11 @@ class DriverError(KubeRouterError):
 
 class MissingCapability(DriverError):
     """The host lacks something the agent needs; the message names it and the mend."""
+
+
+class MissingModule(DriverError):
+    """The kernel cannot load a module that one object needs; controllers hear of it by ``Host.missing_modules``."""
+
+    def __init__(self, message: str, errno: int, module: str) -> None:
+        super().__init__(message, errno)
+        self.module = module

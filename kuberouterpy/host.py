@@ -62,6 +62,8 @@ class Host(Struct, frozen=True):
     """Cordoned, or being deleted."""
     uid: str = ""
     """metadata.uid of the Node, for Events."""
+    missing_modules: frozenset[str] = frozenset()
+    """Kernel modules that a driver asked for in vain since the agent started: what needs one is not asked for again."""
 
     @property
     def addresses(self) -> tuple[str, ...]:

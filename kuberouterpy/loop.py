@@ -21,6 +21,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from kuberouterpy import __version__
 from kuberouterpy.cluster import (
     BestPath,
@@ -37,9 +39,9 @@ from kuberouterpy.cluster import (
 )
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller
-from kuberouterpy.dataplane import KINDS, Key, ObjectKind, Op, Owner, Route
+from kuberouterpy.dataplane import KINDS, HealthCheck, Key, Note, ObjectKind, Op, Owner, Route
 from kuberouterpy.drivers import Driver, Expecting
-from kuberouterpy.errors import DriverError
+from kuberouterpy.errors import DriverError, MissingModule
 from kuberouterpy.host import Host, describe
 from kuberouterpy.lane import Lane, LaneResult
 from kuberouterpy.log import event as log_event
@@ -51,6 +53,9 @@ from kuberouterpy.tracker import Batch, Drift, Group, Tracker
 NEEDS: Final[Mapping[ObjectKind, Kind]] = {Route: BestPath}
 """Objects of the first kind are never deleted before the second kind of fact has been listed: at start the kernel still
 holds the routes of our last life, and GoBGP may come later."""
+
+TOLD: Final[tuple[ObjectKind, ...]] = (HealthCheck,)
+"""Objects whose failure is told to their owner by a note: whoever wrote the Service chose the port that is taken."""
 
 RELIST_S: Final = 1.0
 """Wait before a driver is listed again after a failure; it doubles up to the resync period."""
@@ -115,7 +120,9 @@ class Loop:
         drivers: Sequence[Programmed],
         expected: Collection[Kind],
         on_rejection: Callable[[Rejection], None] = lambda _: None,
+        on_note: Callable[[Owner, Note], None] = lambda *_: None,
     ) -> None:
+        """``on_note`` hears each note that a person must know, once when it appears and again when it changes."""
         self.config = config
         self.controllers = {controller.name: controller for controller in controllers}
         self.drivers = tuple(drivers)
@@ -124,9 +131,11 @@ class Loop:
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._driver_of: dict[Group, Programmed] = {}
         self.tracker = Tracker(tuple(self._groups()))
-        self.notes: dict[Owner, tuple[object, ...]] = {}
+        self.notes: dict[Owner, tuple[Note, ...]] = {}
         self._dirty: dict[Owner, None] = {}
         self._on_rejection = on_rejection
+        self._on_note = on_note
+        self._missing_modules: frozenset[str] = frozenset()
         self._host_dirty = False
         self._all_dirty = True
         self._heard: set[Kind] = set()
@@ -253,7 +262,7 @@ class Loop:
 
     def _describe_host(self) -> None:
         self._host_dirty = False
-        host = describe(self.store, self.config)
+        host = replace(describe(self.store, self.config), missing_modules=self._missing_modules)
         if host != self.host:
             self.host = host
             self._all_dirty = True
@@ -302,6 +311,9 @@ class Loop:
             return
         self._bugs.pop(owner, None)
         self.tracker.replace(owner, desired.objects)
+        for note in desired.notes:
+            if note.event and note not in self.notes.get(owner, ()):
+                self._on_note(owner, note)
         if desired.notes:
             self.notes[owner] = desired.notes
         else:
@@ -393,6 +405,11 @@ class Loop:
             attempt=failure.attempt,
             retry_in_s=round(failure.retry_at - now, 1),
         )
+        if isinstance(error, MissingModule):
+            self._missing_modules |= {error.module}
+            self._host_dirty = True
+        if owners and failure.attempt == 1 and isinstance(op.value, TOLD):
+            self._on_note(owners[0][0], Note(name_of(op.key), f"not-programmed: {failure.error}", event=True))
         # What we believe may be wrong, or the kernel was: look again before long.
         programmed.relist_soon(now)
         return 0
@@ -467,6 +484,8 @@ class Loop:
             )
 
     def _next(self, now: float) -> float:
+        if self._host_dirty:  # a driver told something new about the host
+            return now
         deadlines = [now + 10.0]  # a heartbeat for liveness, no work
         if self.store.synced:
             deadlines += [one.list_at for one in self.drivers if not one.busy]

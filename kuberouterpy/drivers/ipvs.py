@@ -44,7 +44,7 @@ from kuberouterpy.drivers.netlink import (
     failure,
     unanswered,
 )
-from kuberouterpy.errors import DriverError, MissingCapability
+from kuberouterpy.errors import DriverError, MissingCapability, MissingModule
 from kuberouterpy.family import Family
 from kuberouterpy.protocol import Protocol
 
@@ -259,7 +259,8 @@ def _attempted(op: Op) -> str:
 def _error(op: Op, refusal: Refusal) -> DriverError:
     if isinstance(op.value, VirtualServer) and refusal.errno == errno.ENOENT:
         scheduler = op.value.scheduler
-        return DriverError(f"{_attempted(op)}: no scheduler {scheduler}: modprobe ip_vs_{scheduler}", refusal.errno)
+        module = f"ip_vs_{scheduler}"
+        return MissingModule(f"{_attempted(op)}: no scheduler {scheduler}: modprobe {module}", refusal.errno, module)
     if isinstance(op.key, RealServerKey) and refusal.errno == errno.ESRCH:
         return DriverError(f"{_attempted(op)}: no such virtual server", refusal.errno)
     return failure(_attempted(op), refusal)
