@@ -101,7 +101,8 @@ def desired(
         notes.extend(_emptiness(service, frontend, found))
     for value in check(service, categories.values(), host):
         objects.setdefault(value.key, value)
-    return Desired(tuple(objects.values()), tuple(dict.fromkeys((*notes, *_annotation_notes(service)))))
+    values, missing = _loadable(objects.values(), service, host)
+    return Desired(values, tuple(dict.fromkeys((*notes, *_annotation_notes(service), *missing))))
 
 
 def ignored(service: Service) -> str:
@@ -143,7 +144,7 @@ def listening(service: Service, host: Host, config: Config, rivals: Rivals = NON
         if holder is None:
             granted.append(one)
         else:
-            notes.append(Note(str(one), f"contested: {holder} has it"))
+            notes.append(Note(str(one), f"contested: {holder} has it", event=True))
     return granted, notes
 
 
@@ -182,7 +183,7 @@ def _ingress(service: Service, notes: list[Note]) -> Iterator[str]:
 def _allowed(address: str, vip: Vip, config: Config, notes: list[Note]) -> bool:
     """Whether a VIP that anyone who may write Services can claim is inside the configured ranges (CVE-2020-8554)."""
     if _inside(address, config.service_cluster_ip_range):
-        notes.append(Note(address, f"{vip}-refused: inside --service-cluster-ip-range"))
+        notes.append(Note(address, f"{vip}-refused: inside --service-cluster-ip-range", event=True))
         return False
     if not config.strict_external_ip_validation:
         return True
@@ -190,7 +191,9 @@ def _allowed(address: str, vip: Vip, config: Config, notes: list[Note]) -> bool:
     ranges = config.service_external_ip_range if vip is Vip.EXTERNAL_IP else config.loadbalancer_ip_range
     if _inside(address, ranges):
         return True
-    notes.append(Note(address, f"{vip}-refused: outside {flag} {','.join(ranges) or '(not set)'}"))
+    missing = f"add {address}/{family_of(address).host_prefix} or a range around it"
+    reason = f"{vip}-refused: outside {flag} {','.join(ranges) or '(not set)'}: {missing}"
+    notes.append(Note(address, reason, event=True))
     return False
 
 
@@ -291,6 +294,20 @@ def real_servers(server: VirtualServer, weighed: Iterable[tuple[Backend, int]]) 
         yield RealServer(RealServerKey(server.key, backend.address, backend.port), weight=weight)
 
 
+def _loadable(wanted: Iterable[Object], service: Service, host: Host) -> tuple[tuple[Object, ...], list[Note]]:
+    """Return objects with rr in the place of every scheduler the kernel of this host could not load, and a note for each."""
+    values: list[Object] = []
+    notes: list[Note] = []
+    for value in wanted:
+        module = f"ip_vs_{value.scheduler}" if isinstance(value, VirtualServer) else ""
+        if isinstance(value, VirtualServer) and module in host.missing_modules:
+            mend = f"load {module} on {host.name} and restart the agent there"
+            notes.append(Note(str(service.ref), f"missing-scheduler: {value.scheduler}, rr is used; {mend}", event=True))
+            value = replace(value, scheduler="rr", flags=0)  # noqa: PLW2901
+        values.append(value)
+    return tuple(values), notes
+
+
 def _flags(service: Service) -> int:
     words = service.annotations.get(_SCHEDULER_FLAGS, "").split(",")
     return sum({_FLAGS[word.strip()] for word in words if word.strip() in _FLAGS})
@@ -315,7 +332,9 @@ def _emptiness(service: Service, frontend: Frontend, found: Categories) -> Itera
 def _annotation_notes(service: Service) -> Iterator[Note]:
     scheduler = service.annotations.get(_SCHEDULER, "rr")
     if scheduler not in SCHEDULERS:
-        yield Note(str(service.ref), f"unknown-scheduler: {scheduler}, rr is used; one of {' '.join(SCHEDULERS)}")
+        known = " ".join(SCHEDULERS)
+        yield Note(str(service.ref), f"unknown-scheduler: {scheduler}, rr is used; one of {known}", event=True)
     for word in filter(None, service.annotations.get(_SCHEDULER_FLAGS, "").split(",")):
         if word.strip() not in _FLAGS:
-            yield Note(str(service.ref), f"unknown-scheduler-flag: {word.strip()}; one of {' '.join(_FLAGS)}")
+            known = " ".join(_FLAGS)
+            yield Note(str(service.ref), f"unknown-scheduler-flag: {word.strip()}; one of {known}", event=True)
