@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
 
@@ -15,12 +18,15 @@ import firewall
 import proxy
 import routing
 from kuberouterpy import __version__
-from kuberouterpy.cluster import Event, Link, Rejection, Restarted
+from kuberouterpy.cluster import Event, Link, Ref, Rejection, Restarted, Service
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller
 from kuberouterpy.dataplane import LocalAddressKey, VirtualServerKey
+from kuberouterpy.dataplane import Note, Owner
 from kuberouterpy.drivers.cni import CniDriver
+from kuberouterpy.drivers.conntrack import ConntrackDriver
 from kuberouterpy.drivers.gobgp import GobgpDriver
+from kuberouterpy.drivers.health import HealthDriver
 from kuberouterpy.drivers.ipset import IpsetDriver
 from kuberouterpy.drivers.iptables import IptablesDriver
 from kuberouterpy.drivers.ipvs import IpvsDriver
@@ -38,8 +44,19 @@ from kuberouterpy.sources.http import HttpSource
 from kuberouterpy.sources.kubernetes import KubernetesSource, kinds
 from kuberouterpy.sources.netlink import NetlinkSource
 
-_MODULES: Final = ("ip_vs", "ip_vs_rr", "br_netfilter", "dummy", "ip_set", "xt_set", "xt_ipvs", "nf_conntrack")
-"""Loaded at start where the host lets us; what is really missing is named by the driver that needs it."""
+_MODULES: Final = {
+    "ip_vs": "virtual servers",
+    "ip_vs_rr": "the default scheduler",
+    "br_netfilter": "replies between pods of one bridge pass IPVS",
+    "dummy": "the link that carries VIPs",
+    "ip_set": "sets of addresses",
+    "xt_set": "rules over sets",
+    "xt_ipvs": "rules for what passes a virtual server",
+    "nf_conntrack": "states of connections",
+    "nf_conntrack_netlink": "cleaning UDP flows older than their VIP",
+}
+"""Loaded at start where the host lets us, each with what for. What is missing is named then, and again by the driver that
+needs it: a kernel may have one built in without a word."""
 _log = logging.getLogger("kuberouterpy.agent")
 
 
@@ -94,6 +111,7 @@ class Agent:
             drivers=tuple(self._drivers(controllers)),
             expected=(*kinds(config), Link),
             on_rejection=self._tell,
+            on_note=self._note,
         )
         self._sources: tuple[Source, ...] = tuple(self._make_sources())
 
@@ -133,6 +151,24 @@ class Agent:
             Occurrence(rejection.kind, rejection.ref, "Rejected", rejection.reason, rejection.uid, EventType.WARNING)
         )
 
+    def _note(self, owner: Owner, note: Note) -> None:
+        """Make a note that somebody must act on an Event on the Service, and a line in the log."""
+        log_event(_log, logging.WARNING, "refused", owner=owner, key=note.subject, reason=note.reason)
+        if (owner.controller, owner.kind) != ("proxy", "service"):
+            return
+        namespace, _, name = owner.name.partition("/")
+        ref = Ref(namespace, name)
+        service = self.loop.store.services.get(ref)
+        word, _, detail = note.reason.partition(": ")
+        reason = "".join(part.capitalize() for part in word.split("-"))
+        message = f"{note.subject}: {detail or word}"
+        self.events.record(Occurrence(Service, ref, reason, message, service.uid if service else "", EventType.WARNING))
+
+    def _well(self) -> bool:
+        """Whether load balancers may be told that this node serves: programmed once, and not stuck."""
+        status = self.loop.status
+        return status.settled and status.alive(time.monotonic())
+
     def _make_sources(self) -> Iterator[Source]:
         config = self._config
         yield self.source
@@ -154,6 +190,8 @@ class Agent:
         yield Programmed(IptablesDriver(config.families), period_s=config.iptables_sync_period_s)
         if "proxy" in names:
             yield Programmed(IpvsDriver(self._is_ours), period_s=config.ipvs_sync_period_s)
+            yield Programmed(ConntrackDriver(), period_s=config.ipvs_sync_period_s)
+            yield Programmed(HealthDriver(self._well), period_s=config.ipvs_sync_period_s)
         if "routing" in names:
             yield Programmed(RoutesDriver(), period_s=config.injected_routes_sync_period_s)
             if config.enable_cni:
@@ -187,3 +225,14 @@ def _load_modules() -> None:
         subprocess.run(("modprobe", "-aq", *_MODULES), check=False, capture_output=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:
         log_event(_log, logging.DEBUG, "modules-not-loaded", error=error)
+    for module in _missing_modules(Path("/sys/module"), Path("/lib/modules", os.uname().release, "modules.builtin")):
+        log_event(_log, logging.WARNING, "module-missing", key=module, reason=f"needed for {_MODULES[module]}")
+
+
+def _missing_modules(loaded: Path, builtin: Path) -> list[str]:
+    """Return the modules that are neither loaded nor built into the kernel."""
+    try:
+        names = {Path(line).stem for line in builtin.read_text().split()}
+    except OSError:
+        names = set()
+    return [one for one in _MODULES if not (loaded / one).exists() and one not in names]
