@@ -372,7 +372,7 @@ class _Teller:
         self._began = time.monotonic()
 
     def __call__(self, text: str) -> None:
-        if not self._quiet:
+        if not self._quiet or text.startswith("warning"):
             click.echo(f"lab {time.monotonic() - self._began:5.1f}s  {text}", err=True)
 
 

@@ -6,6 +6,7 @@ One object, owned by the guest; the commands ``kuberouterpy lab ...`` inside rea
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -16,7 +17,7 @@ from typing import Final
 import msgspec
 
 from kuberouterpy.errors import ConfigError, LabError
-from kuberouterpy.lab import control, fabric, readiness, router
+from kuberouterpy.lab import control, fabric, manifest, readiness, router
 from kuberouterpy.lab.client import Client
 from kuberouterpy.lab.options import LabOptions
 from kuberouterpy.lab.topology import API_PORT, ROUTER, Station, Topology, bracketed, plan
@@ -69,9 +70,8 @@ class Cluster:
         for name in self.options.apply:
             self.apply(Path(directory, name))
         if self.options.apply and self.options.agents:
-            readiness.wait("pods", self, deadline)
-            readiness.wait("agents", self, deadline)
-            self.note("pods ready, agents in sync")
+            lacks = [lack for what in ("pods", "agents") if (lack := readiness.settle(what, self, deadline))]
+            self.note(f"warning: not ready, going on: {'; '.join(lacks)}" if lacks else "pods ready, agents in sync")
         return {"KUBECONFIG": str(KUBECONFIG)}
 
     def start_api(self) -> None:
@@ -145,9 +145,12 @@ class Cluster:
         self.start_gobgp(node)
 
     def apply(self, path: Path) -> None:
-        """Apply the objects of a file with kubectl. Errors: LabError with what kubectl said."""
-        if not path.exists():
+        """Apply the objects of a file, with kubectl where there is one. Errors: LabError with what was refused and why."""
+        if not path.is_file():
             raise LabError(f"--apply {path}: no such file")
+        if not shutil.which("kubectl"):
+            manifest.apply(self.client, path)
+            return
         done = subprocess.run(
             ["kubectl", f"--kubeconfig={KUBECONFIG}", "apply", "-f", str(path)],
             capture_output=True,

@@ -28,6 +28,8 @@ HEALTH_PORT: Final = 20244
 _POLL_S: Final = 0.25
 _QUIET_S: Final = 1.0
 _ASK_S: Final = 5.0
+_PATIENCE_S: Final = 25.0
+"""Longer than a pod takes from one sign of progress to the next, on a machine four times too busy."""
 _LAST_LINES: Final = 15
 
 
@@ -46,6 +48,28 @@ def wait(what: str, cluster: Cluster, deadline: float) -> None:
         if time.monotonic() > deadline:
             raise LabError("\n".join((f"still not ready: {'; '.join(missing)}", *_last_words(cluster))))
         time.sleep(_POLL_S)
+
+
+def settle(what: str, cluster: Cluster, deadline: float) -> str:
+    """Wait like ``wait``, but return what is missing, in words, once it has not changed for long: some of it may be meant.
+
+    A cluster to test with may hold a pod that never gets ready, or an object that an agent must refuse.
+    Errors: LabError when a part has died.
+    """
+    told, since = "", time.monotonic()
+    while missing := list(CHECKS[what](cluster)):
+        text = "; ".join(missing)
+        if dead := cluster.dead():
+            raise LabError("\n".join(dead))
+        now = time.monotonic()
+        if text != told:
+            told, since = text, now
+            if cluster.options.verbose:
+                cluster.note(f"waiting: {text}")
+        if now > deadline or now - since > _PATIENCE_S:
+            return text
+        time.sleep(_POLL_S)
+    return ""
 
 
 def nodes(cluster: Cluster) -> Iterator[str]:

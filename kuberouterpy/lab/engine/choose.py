@@ -54,7 +54,7 @@ def choose(wanted: str = "auto", engines: Mapping[str, Engine] = ENGINES) -> Cho
         if wanted not in engines:
             raise LabError(f"--engine: no engine {wanted!r}; choose from auto, {', '.join(engines)}")
         if lack := engines[wanted].missing():
-            raise LabError(f"engine {wanted} cannot run here: {lack}; {_INSTALL}")
+            raise LabError(f"engine {wanted} cannot run here: {lack}; --engine auto takes one that can")
         return Choice(engines[wanted], "asked for")
     lacks: list[str] = []
     for engine in engines.values():

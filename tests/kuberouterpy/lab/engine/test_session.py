@@ -93,7 +93,7 @@ def test_a_guest_that_ends_by_itself_is_an_error_with_its_last_words() -> None:
 
 
 def test_a_lab_that_cannot_be_built_is_told_in_its_own_words() -> None:
-    with pytest.raises(LabError, match="no such file: web.yaml"):
+    with pytest.raises(LabError, match="no such file: web"):
         run("frames.send(Kind.FAILED, b'no such file: web.yaml'); os.read(channel, 1)")
 
 
