@@ -28,6 +28,7 @@ import errno as errnos
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from ipaddress import IPv6Address
 from itertools import pairwise
 from typing import Final, NamedTuple, TypeAlias
 
@@ -263,6 +264,7 @@ def _parse_header(type_: str, text: str) -> Header:
 
 def _parse_entry(name: str, rest: str) -> Entry:
     member, _, options = rest.partition(" ")
+    member = ",".join(map(_canonical, member.split(","))) if "." in member and name.startswith("inet6:") else member
     words, _, rest = options.partition('comment "')
     comment, _, more = rest.rpartition('"')
     # In either part: skbmark 0x40007530, with /0x... behind it where the mask is not all ones.
@@ -271,6 +273,15 @@ def _parse_entry(name: str, rest: str) -> Entry:
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------
+
+
+def _canonical(part: str) -> str:
+    """Return one part of a member as keys spell it: the C library prints ``::1.2.3.4`` where Python prints ``::102:304``."""
+    address, slash, length = part.partition("/")
+    try:
+        return f"{IPv6Address(address)}{slash}{length}"
+    except ValueError:
+        return part  # ``tcp:80``
 
 
 def check(op: Op) -> None:

@@ -92,3 +92,10 @@ def test_comments_are_altered_until_a_set_can_hold_them(comment: str) -> None:
 def test_what_would_change_the_meaning_of_a_line_is_refused(key: SetKey | EntryKey) -> None:
     with pytest.raises(DriverError, match="not the text of a set or member"):
         ipset.check(Op(Verb.DELETE, key, None))
+
+
+def test_an_ipv6_member_that_the_tool_prints_dotted_is_read_as_keys_spell_it() -> None:
+    listed = dict(
+        ipset.parse("add inet6:kube-router-svip-prt ::1.2.3.4,tcp:80\nadd inet6:KUBE-SRC-X ::1.2.0.0/112 nomatch\n")
+    )
+    assert [key.member for key in listed if isinstance(key, EntryKey)] == ["::102:304,tcp:80", "::102:0/112"]
