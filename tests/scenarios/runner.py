@@ -11,8 +11,8 @@ A file reads from top to bottom::
     create virtual tcp 10.96.0.10:80 rr
 
 ``apply`` takes Kubernetes objects as the API sends them, ``delete`` the same, ``settle`` applies and shows nothing, ``ops``
-is what the step before it did, driver by driver in the order it was done. Everything runs through the real decoder, store, controllers,
-tracker and loop, over the fake kernel.
+is what the step before it did, driver by driver in the order it was done. Everything runs through the real decoder, store,
+controllers, tracker and loop, over the fake kernel.
 """
 
 from __future__ import annotations
