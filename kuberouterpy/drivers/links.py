@@ -18,6 +18,7 @@ Kernel: net/core/rtnetlink.c: rtnl_newlink; net/ipv4/devinet.c: inet_rtm_newaddr
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Final
@@ -45,14 +46,18 @@ Outcome = tuple[Op, DriverError | None]
 DUMMY: Final = "kube-dummy-if"
 """The link whose addresses are all ours."""
 TUNNEL_PREFIX: Final = "tun-"
+BRIDGE: Final = "bridge"
+"""Kind of the pods' bridge."""
 
 # Names of the attributes of the two ends in pyroute2's schema, per kind; vxlan and others get their rows when they come.
 _ENDS: Final = {
     "ipip": ("IFLA_IPIP_LOCAL", "IFLA_IPIP_REMOTE"),
     "ip6tnl": ("IFLA_IP6TNL_LOCAL", "IFLA_IP6TNL_REMOTE"),
 }
-_EXTRA: Final = {"ip6tnl": [("IFLA_IP6TNL_PROTO", 41)]}
-"""IPv6 in IPv6 only, as ``ip -6 tunnel add mode ip6ip6``; the kernel's default carries IPv4 as well."""
+_NO_ENCAPSULATION_LIMIT: Final = 1  # include/uapi/linux/ip6_tunnel.h: IP6_TNL_F_IGN_ENCAP_LIMIT
+_EXTRA: Final = {"ip6tnl": [("IFLA_IP6TNL_PROTO", 41), ("IFLA_IP6TNL_FLAGS", _NO_ENCAPSULATION_LIMIT)]}
+"""As ``ip -6 tunnel add mode ip6ip6 encaplimit none``: IPv6 in IPv6 only, where the kernel's default carries IPv4 as well, and
+without the option that would take another 8 bytes of every packet than the pods' MTU leaves for the header."""
 _HEADER_BYTES: Final = 16
 
 
@@ -136,7 +141,11 @@ class LinksDriver:
         if seen and seen.up and _satisfies(seen, wanted):
             return None
         flags = 0 if seen else CREATE | EXCLUSIVE
-        return self._send(attempted, Message(wire.NEW_LINK, flags, _link_body(wanted, seen)))
+        error = self._send(attempted, Message(wire.NEW_LINK, flags, _link_body(wanted, seen)))
+        if error or seen or wanted.kind != BRIDGE or not wanted.mtu:
+            return error
+        # A bridge keeps an MTU only when it is changed to it: one given at its making follows the ports.
+        return self._send(attempted, Message(wire.NEW_LINK, 0, _link_body(wanted, self._find(wanted.key.name))))
 
     def _deletion(self, seen: LinkSeen) -> Message:
         return Message(wire.DELETE_LINK, 0, wire.link_by_index(seen.ifindex))
@@ -222,7 +231,9 @@ def _link_body(wanted: Link, seen: LinkSeen | None) -> bytes:
     if ends:
         info.append(("IFLA_INFO_DATA", {"attrs": ends}))
     attrs: list[tuple[str, object]] = [("IFLA_IFNAME", wanted.key.name)]
-    if wanted.mtu:
+    if wanted.kind == BRIDGE and seen is None:
+        attrs.append(("IFLA_ADDRESS", _hardware_address()))
+    elif wanted.mtu:
         attrs.append(("IFLA_MTU", wanted.mtu))
     if seen is None or ends:
         attrs.append(("IFLA_LINKINFO", {"attrs": info}))
@@ -231,6 +242,16 @@ def _link_body(wanted: Link, seen: LinkSeen | None) -> bytes:
     message["attrs"] = attrs
     message.encode()
     return bytes(message.data)[_HEADER_BYTES:]
+
+
+def _hardware_address() -> str:
+    """Return a random address of our own making.
+
+    A bridge without one takes the lowest of its ports': pods come and go, and each time it changes, the others on the node go
+    on sending to a gateway that is no more (net/bridge/br_stp_if.c: br_stp_recalculate_bridge_id).
+    """
+    first, *others = os.urandom(6)
+    return ":".join(f"{byte:02x}" for byte in (first & 0xFC | 0x02, *others))  # unicast, locally administered
 
 
 def _link_of(op: Op) -> str:

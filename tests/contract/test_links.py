@@ -125,6 +125,26 @@ def test_vips_are_host_addresses_of_scope_link_without_duplicate_address_detecti
     assert (six["local"], six["prefixlen"], six["nodad"], six["noprefixroute"]) == ("fd00:96::10", 128, True, True)
 
 
+def test_a_bridge_keeps_its_hardware_address_and_mtu_whatever_its_ports(driver: LinksDriver) -> None:
+    """Pods would go on sending to a gateway that is no more."""
+    assert errors(driver, Verb.CREATE, BRIDGE) == []
+    (before,) = json.loads(ip("-j", "link", "show", "kube-bridge"))
+    assert before["mtu"] == 1400
+    ip("link", "add", "port", "address", "02:00:00:00:00:01", "mtu", "1300", "type", "dummy")
+    ip("link", "set", "port", "up", "master", "kube-bridge")
+    (joined,) = json.loads(ip("-j", "link", "show", "kube-bridge"))
+    ip("link", "delete", "port")
+    (left,) = json.loads(ip("-j", "link", "show", "kube-bridge"))
+    assert {(link["address"], link["mtu"]) for link in (before, joined, left)} == {(before["address"], 1400)}
+
+
+def test_an_ipv6_tunnel_takes_forty_bytes(driver: LinksDriver) -> None:
+    """Not the encapsulation limit's eight besides: the MTU of pods leaves no room for them."""
+    assert errors(driver, Verb.CREATE, TUNNEL6) == []
+    (link,) = json.loads(ip("-d", "-j", "link", "show", "dev", TUNNEL6.key.name))
+    assert link["mtu"] == 1460
+
+
 def test_a_link_that_is_down_is_set_up_again(driver: LinksDriver) -> None:
     assert errors(driver, Verb.CREATE, DUMMY_LINK) == []
     ip("link", "set", DUMMY, "down")
