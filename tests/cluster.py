@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import pytest
 
@@ -29,6 +29,7 @@ from kuberouterpy.lab.client import Client, Object
 from kuberouterpy.lab.topology import Topology, plan
 
 T = TypeVar("T")
+P = ParamSpec("P")
 SCTP: Final = 132
 REFUSED, TIMED_OUT = 7, 28
 """Exit codes of curl."""
@@ -185,7 +186,7 @@ def ask(sock: socket.socket, address: str, port: int, payload: bytes = b"x\n", *
     try:
         sock.connect((address, port))
         return say(sock, payload)
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, PermissionError):  # EPERM: refused by a rule of this very host
         return "refused"
     except TimeoutError:
         return "silence"
@@ -212,12 +213,12 @@ def url(address: str, port: int) -> str:
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
-def eventually(check: Callable[[], T], *, within_s: float = _SETTLE_S) -> T:
+def eventually(check: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """Return what a check returns once its assertions hold; at the deadline its failure is the test's."""
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + _SETTLE_S
     while True:
         try:
-            return check()
+            return check(*arguments, **named)
         except AssertionError:
             if time.monotonic() > deadline:
                 raise

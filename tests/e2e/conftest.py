@@ -23,7 +23,7 @@ MARK = pytest.mark.lab(
         "--bgp-holdtime=12s",  # a node that is gone is forgotten soon enough for a test
         "--bgp-graceful-restart-time=12s",
         "--service-external-ip-range=203.0.113.0/24,2001:db8:cb::/64",
-        "--loadbalancer-ip-range=198.51.100.0/24,2001:db8:1b::/64",
+        "--loadbalancer-ip-range=198.51.100.0/24,2001:db8:1b::/64,172.30.1.0/24,fd30:0:0:1::/64",  # node-1: K3
     ),
 )
 """The lab of every e2e test; equal for all, so that there is one boot."""
@@ -107,7 +107,7 @@ def shared(lab: Lab) -> Iterator[Pods]:
         remove(lab, PODS, item["metadata"]["name"], namespace=item["metadata"]["namespace"])
     for name in (NAMESPACE, OTHER_NAMESPACE):
         lab.api.delete(NAMESPACES, "", name)
-    eventually(lambda: same(lab, before))
+    eventually(same, lab, before)
 
 
 def _create(lab: Lab) -> dict[str, Object]:
@@ -131,8 +131,8 @@ def _create(lab: Lab) -> dict[str, Object]:
     ]
     for item in wanted:
         lab.api.create(PODS, item)
-    found = {item["metadata"]["name"]: eventually(lambda one=item: ready(lab, one), within_s=60) for item in wanted}  # type: ignore[misc]
-    eventually(lambda: _known(lab, found.values()))
+    found = {item["metadata"]["name"]: eventually(ready, lab, item) for item in wanted}
+    eventually(_known, lab, found.values())
     return found
 
 
@@ -163,7 +163,7 @@ def unchanged(lab: Lab, _baseline: Dataplane) -> Iterator[Dataplane]:
     """What every kernel held before the test, and must hold again soon after it: everything deleted leaves nothing."""
     yield _baseline
     try:
-        eventually(lambda: same(lab, _baseline))
+        eventually(same, lab, _baseline)
     except AssertionError:
         _baseline.update({node: lab.dataplane(node) for node in lab.nodes})  # the next test is not to blame
         raise
