@@ -45,6 +45,8 @@ _LOCAL: Final = "kube-router-local-ep"
 _TYPES: Final = {_VIPS: "hash:ip", _VIP_PORTS: "hash:ip,port", _HAIRPIN: "hash:ip,port,ip", _LOCAL: "hash:ip,port"}
 MAX_ELEMENTS: Final = 1048576
 """A limit, not an allocation: 10,000 Services with several ports and addresses must fit."""
+_NEW: Final = ("-m", "conntrack", "--ctstate", "NEW")
+_UNUSED: Final = "no Service listens here, and the host must not"
 _PROXIED: Final = ("-m", "ipvs", "--ipvs", "--vdir", "ORIGINAL", "--vmethod", "MASQ")
 
 
@@ -108,11 +110,9 @@ def _refuse(family: Family, config: Config) -> Iterator[Object]:
         rules = [
             Rule(("-p", family.icmp), ("RETURN",), "VIPs answer ping and hear of errors"),
             _match(_VIP_PORTS, family, "dst,dst", ("RETURN",), "a port of a Service"),
-            Rule(
-                ("-m", "conntrack", "--ctstate", "NEW"),
-                ("REJECT", "--reject-with", icmp_reject),
-                "no Service listens here, and the host must not",
-            ),
+            # A reset waits for a client that is still inside connect(); an ICMPv6 error on the same host is lost on it.
+            Rule(("-p", "tcp", *_NEW), ("REJECT", "--reject-with", "tcp-reset"), _UNUSED),
+            Rule(_NEW, ("REJECT", "--reject-with", icmp_reject), _UNUSED),
         ]
     yield Chain(ChainKey(family, Table.FILTER, SERVICES_CHAIN), tuple(rules))
     match = ("-m", "set", "--match-set", set_name(_VIPS, family), "dst")
