@@ -28,17 +28,22 @@ from kuberouterpy.dataplane import (
 )
 from kuberouterpy.host import DUMMY_LINK, Host
 from kuberouterpy.store import Change, Store
-from proxy import health, masquerade, origins, services
+from proxy import affinity, health, masquerade, origins, services
 from proxy.rivals import concerned, rivals_of
 
 NAME: Final = "proxy"
 BASE: Final = Owner(NAME, "base")
+AFFINITY: Final = Owner(NAME, "affinity")
+"""The chains that lead to those of Services with exact affinity: there only while one is."""
 
 # Why each setting is there; ``cleanup`` restores what stood before.
 SYSCTLS: Final = (
     ("net/ipv4/vs/conntrack", "1", "netfilter sees proxied flows: SNAT and policy need their state", False),
     ("net/ipv4/vs/expire_nodest_conn", "1", "a connection whose server is gone ends at once", False),
     ("net/ipv4/vs/expire_quiescent_template", "1", "affinity does not pin clients to a draining server", False),
+    ("net/ipv4/vs/conn_reuse_mode", "1", "a client's port that comes again gets a server that lives", True),
+    ("net/netfilter/nf_conntrack_tcp_be_liberal", "1", "a packet out of window does not reset a masqueraded client", True),
+    ("net/netfilter/nf_conntrack_tcp_timeout_close_wait", "3600", "half-closed connections keep their masquerade", True),
     ("net/ipv4/conf/all/arp_ignore", "1", "VIPs on the dummy link answer no ARP of others", False),
     ("net/ipv4/conf/all/arp_announce", "2", "ARP never names a VIP as its sender", False),
     ("net/bridge/bridge-nf-call-iptables", "1", "replies between pods of one bridge pass IPVS", True),
@@ -58,6 +63,8 @@ def affected(change: Change, store: Store, host: Host, config: Config) -> Iterat
             case Service(ref=ref):
                 yield owner_of(ref)
                 yield from map(owner_of, concerned(record, store))
+                if affinity.is_exact(record):
+                    yield AFFINITY
             case Node():
                 yield from map(owner_of, concerned(record, store))
             case EndpointSlice(service=Ref() as ref):
@@ -67,6 +74,7 @@ def affected(change: Change, store: Store, host: Host, config: Config) -> Iterat
 def owners(store: Store, host: Host, config: Config) -> Iterator[Owner]:
     """Yield every owner there is."""
     yield BASE
+    yield AFFINITY
     yield from map(owner_of, store.services.refs())
 
 
@@ -74,6 +82,9 @@ def desired(owner: Owner, store: Store, host: Host, config: Config) -> Desired:
     """Return what an owner wants; a Service that is gone wants nothing."""
     if owner == BASE:
         return Desired(tuple(_base(host, config)))
+    if owner == AFFINITY:
+        groups = (group for service in store.services for group in services.groups_of(service, host))
+        return Desired(tuple(affinity.dispatch(groups)))
     namespace, _, name = owner.name.partition("/")
     service = store.services.get(Ref(namespace, name))
     if service is None:
@@ -87,6 +98,12 @@ def claims(key: Key) -> bool:
     match key:
         case LinkKey(name) | LocalAddressKey(name):
             return name == DUMMY_LINK
+        case SetKey(name) if affinity.claims_set(name):
+            return True
+        case EntryKey(name) if affinity.claims_entry(name):
+            return True
+        case ChainKey(name=name) | JumpKey(chain=name) if affinity.claims_chain(name):
+            return True
         case SetKey(name) | EntryKey(name):
             return name in masquerade.SETS | origins.SETS | health.SETS
         case ChainKey(name=name) | JumpKey(chain=name):
@@ -103,6 +120,7 @@ def _base(host: Host, config: Config) -> Iterator[Object]:
     yield Link(LinkKey(DUMMY_LINK), "dummy")
     yield from masquerade.base(host, config)
     yield from origins.base(host)
+    yield from affinity.base(host.families)
     yield from health.base(host)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from ipaddress import ip_address, ip_network
 from typing import Final
@@ -27,7 +27,7 @@ from kuberouterpy.dataplane import (
 from kuberouterpy.family import Family, family_of
 from kuberouterpy.host import DUMMY_LINK, Host
 from kuberouterpy.protocol import Protocol
-from proxy import marks
+from proxy import affinity, marks
 from proxy.endpoints import Backend, Categories, backends, categorize, weigh
 from proxy.flows import flows
 from proxy.health import check
@@ -99,6 +99,8 @@ def desired(
         for value in _program(service, frontend, found, host, rivals):
             objects.setdefault(value.key, value)
         notes.extend(_emptiness(service, frontend, found))
+    for value in _stick(service, frontends, categories, host):
+        objects.setdefault(value.key, value)
     for value in check(service, categories.values(), host):
         objects.setdefault(value.key, value)
     values, missing = _loadable(objects.values(), service, host)
@@ -271,6 +273,31 @@ def _short_circuit(
             yield hairpin_entry(backend.address, backend.port, port.protocol)
 
 
+def _stick(
+    service: Service,
+    frontends: Iterable[Frontend],
+    categories: Mapping[tuple[ServicePort, Family], Categories],
+    host: Host,
+) -> Iterator[Object]:
+    """Yield what remembers the clients of a Service with a short affinity timeout."""
+    found = {(one.family, one.port, one.policy): one for one in groups_of(service, host)}
+    for (family, port, policy), group in found.items():
+        template = _scheduled(service, VirtualServerKey(family, Protocol.TCP, "", 0, fwmark=group.mark))
+        weighed = weigh(categories[port, family], policy=policy, protocol=port.protocol, host=host)
+        yield from affinity.program(group, template, weighed)
+    for frontend in frontends if found else ():
+        group = found[frontend.family, frontend.port, policy_of(service, frontend.vip)]
+        yield affinity.address_entry(group, frontend.address, frontend.number)
+
+
+def groups_of(service: Service, host: Host) -> tuple[affinity.Group, ...]:
+    """Return the groups of addresses whose clients are remembered to the second."""
+    if ignored(service):
+        return ()
+    policies = (policy_of(service, Vip.CLUSTER_IP), policy_of(service, Vip.EXTERNAL_IP))
+    return tuple(affinity.groups(service, policies, host.families))
+
+
 def _has_node_port(service: Service, port: ServicePort) -> bool:
     number = (port.protocol, port.node_port)
     return not ignored(service) and number in {(one.protocol, one.node_port) for one in service.ports}
@@ -278,13 +305,18 @@ def _has_node_port(service: Service, port: ServicePort) -> bool:
 
 def virtual_server(service: Service, frontend: Frontend) -> VirtualServer:
     """Return the virtual server of a frontend."""
+    key = VirtualServerKey(frontend.family, frontend.port.protocol, frontend.address, frontend.number)
+    return _scheduled(service, key)
+
+
+def _scheduled(service: Service, key: VirtualServerKey) -> VirtualServer:
     scheduler = service.annotations.get(_SCHEDULER, "rr")
     scheduler = scheduler if scheduler in SCHEDULERS else "rr"
     return VirtualServer(
-        VirtualServerKey(frontend.family, frontend.port.protocol, frontend.address, frontend.number),
+        key,
         scheduler=scheduler,
         flags=_flags(service) if scheduler in {"mh", "sh"} else 0,
-        persistence_s=service.affinity_s,
+        persistence_s=0 if affinity.is_exact(service) else service.affinity_s,
     )
 
 
@@ -302,7 +334,9 @@ def _loadable(wanted: Iterable[Object], service: Service, host: Host) -> tuple[t
         module = f"ip_vs_{value.scheduler}" if isinstance(value, VirtualServer) else ""
         if isinstance(value, VirtualServer) and module in host.missing_modules:
             mend = f"load {module} on {host.name} and restart the agent there"
-            notes.append(Note(str(service.ref), f"missing-scheduler: {value.scheduler}, rr is used; {mend}", event=True))
+            notes.append(
+                Note(str(service.ref), f"missing-scheduler: {value.scheduler}, rr is used; {mend}", event=True)
+            )
             value = replace(value, scheduler="rr", flags=0)  # noqa: PLW2901
         values.append(value)
     return tuple(values), notes

@@ -262,7 +262,7 @@ def test_ipv6_behaves_as_ipv4_does(services: list[Service], slices: list[Endpoin
     six.take([Upsert(node), *(Upsert(_service_image(_only_v4(one))) for one in services)])
     six.take(Upsert(_slice_image(one)) for one in slices if _is_v4(one))
     assert {_server_image(key) for key in four.stands() if isinstance(key, RealServerKey)} == {
-        (key.server.protocol, key.server.address, key.server.port, key.server.fwmark, key.address, key.port)
+        (key.server.protocol, key.server.address, key.server.port, key.server.fwmark > 0, key.address, key.port)
         for key in six.stands()
         if isinstance(key, RealServerKey)
     }
@@ -301,6 +301,6 @@ def _slice_image(one: EndpointSlice) -> EndpointSlice:
     return replace(one, family=Family.IPV6, endpoints=endpoints)
 
 
-def _server_image(key: RealServerKey) -> tuple[Protocol, str, int, int, str, int]:
+def _server_image(key: RealServerKey) -> tuple[Protocol, str, int, bool, str, int]:
     server = key.server
-    return server.protocol, _IMAGE[server.address], server.port, server.fwmark, _IMAGE[key.address], key.port
+    return server.protocol, _IMAGE[server.address], server.port, server.fwmark > 0, _IMAGE[key.address], key.port

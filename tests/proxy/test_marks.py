@@ -30,6 +30,6 @@ def test_marks_of_names_are_ours_and_never_those_of_a_node_port(name: str, port:
     assert mark == of_name(name, port)
 
 
-@pytest.mark.parametrize("mark", [0, 1, 77, 0x2001, 0x4000, 0x10000, 0x40010000, 0x50000000, 0xC0000000])
+@pytest.mark.parametrize("mark", [0, 1, 77, 0x2001, 0x4000, 0x10000, 0x40010000, 0x60004000, 0x80000000, 0xC0000000])
 def test_marks_of_others_are_not_ours(mark: int) -> None:
     assert not is_mark(mark)
