@@ -26,6 +26,7 @@ from kuberouterpy.dataplane import (
     SysctlKey,
     VirtualServerKey,
 )
+from kuberouterpy.family import Family
 from kuberouterpy.host import DUMMY_LINK, Host
 from kuberouterpy.store import Change, Store
 from proxy import affinity, health, masquerade, origins, services
@@ -44,11 +45,17 @@ SYSCTLS: Final = (
     ("net/ipv4/vs/conn_reuse_mode", "1", "a client's port that comes again gets a server that lives", True),
     ("net/netfilter/nf_conntrack_tcp_be_liberal", "1", "a packet out of window does not reset a masqueraded client", True),
     ("net/netfilter/nf_conntrack_tcp_timeout_close_wait", "3600", "half-closed connections keep their masquerade", True),
+    ("net/ipv4/vs/conn_reuse_mode", "1", "a client's port that comes again gets a server that lives", True),
+    ("net/netfilter/nf_conntrack_tcp_be_liberal", "1", "a packet out of window does not reset a masqueraded client", True),
+    ("net/netfilter/nf_conntrack_tcp_timeout_close_wait", "3600", "half-closed connections keep their masquerade", True),
     ("net/ipv4/conf/all/arp_ignore", "1", "VIPs on the dummy link answer no ARP of others", False),
     ("net/ipv4/conf/all/arp_announce", "2", "ARP never names a VIP as its sender", False),
     ("net/bridge/bridge-nf-call-iptables", "1", "replies between pods of one bridge pass IPVS", True),
     ("net/bridge/bridge-nf-call-ip6tables", "1", "the same for IPv6", True),
 )
+
+FORWARDING: Final = {Family.IPV4: "net/ipv4/ip_forward", Family.IPV6: "net/ipv6/conf/all/forwarding"}
+"""Only of families in use: with IPv6 forwarding a node takes no router advertisements any more."""
 
 
 def owner_of(ref: Ref) -> Owner:
@@ -117,6 +124,8 @@ def claims(key: Key) -> bool:
 def _base(host: Host, config: Config) -> Iterator[Object]:
     for path, value, reason, optional in SYSCTLS:
         yield Sysctl(SysctlKey(path), value, reason, optional=optional)
+    for family in host.families:
+        yield Sysctl(SysctlKey(FORWARDING[family]), "1", "answers of endpoints pass this node, with or without its router")
     yield Link(LinkKey(DUMMY_LINK), "dummy")
     yield from masquerade.base(host, config)
     yield from origins.base(host)
