@@ -1,19 +1,26 @@
 """Kernel settings below /proc/sys, written only where they differ.
 
 Promises: a setting that already has its value is never written, so a read-only /proc/sys that somebody else prepared is
-fine; the values found before the first write are kept, for :meth:`SysctlDriver.restore`. Deleting a setting leaves its value.
+fine; the values found before the first write are kept, for :meth:`SysctlDriver.restore`, in a file where one is given: a
+restarted agent finds its own values and must not take them for what stood before. Deleting a setting leaves its value.
 Nothing marks a setting as ours, so only paths that were asked for are listed.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from kuberouterpy.dataplane import Key, Object, ObjectKind, Op, Sysctl, SysctlKey, Verb
 from kuberouterpy.errors import DriverError
+from kuberouterpy.log import event as log_event
+
+_log = logging.getLogger("kuberouterpy.drivers.sysctl")
 
 
 class SysctlDriver:
@@ -22,12 +29,14 @@ class SysctlDriver:
     name = "sysctl"
     kinds: tuple[ObjectKind, ...] = (Sysctl,)
 
-    def __init__(self, root: Path = Path("/proc/sys")) -> None:
+    def __init__(self, root: Path = Path("/proc/sys"), memory: Path | None = None) -> None:
+        """``memory``: file for the values found first; on a tmpfs, for a reboot forgets the settings too."""
         self._root = root
+        self._memory = memory
         self._wanted: dict[SysctlKey, Sysctl] = {}
         self._applied: set[SysctlKey] = set()
-        self.originals: dict[str, str] = {}
-        """Value of each path before this driver first wrote it."""
+        self.originals: dict[str, str] = _recall(memory)
+        """Value of each path before this driver, or one before it with the same memory, first wrote it."""
 
     def expect(self, wanted: Iterable[Object]) -> None:
         """Tell what will be wanted, so that the first listing can say what is already so."""
@@ -75,6 +84,8 @@ class SysctlDriver:
             except OSError as error:
                 yield _error(f"restore {value!r} in", path, error)
         self.originals.clear()
+        if self._memory is not None:
+            self._memory.unlink(missing_ok=True)
         self._wanted.clear()
         self._applied.clear()
 
@@ -84,8 +95,10 @@ class SysctlDriver:
             before = self._read(path)
             if before == _words(wanted.value):
                 return None
+            if path not in self.originals:
+                self.originals[path] = before
+                self._remember()  # before the write: what stood there is lost with it
             (self._root / path).write_text(wanted.value)
-            self.originals.setdefault(path, before)
         except FileNotFoundError as error:
             if wanted.optional:
                 return None
@@ -96,8 +109,27 @@ class SysctlDriver:
             return _error(f"write {wanted.value!r} to", path, error)
         return None
 
+    def _remember(self) -> None:
+        if self._memory is None:
+            return
+        try:
+            self._memory.parent.mkdir(parents=True, exist_ok=True)
+            fresh = self._memory.with_suffix(".new")
+            fresh.write_bytes(msgspec.json.encode(self.originals))
+            fresh.replace(self._memory)
+        except OSError as error:
+            # The setting matters more: without it traffic fails, without this only cleanup knows less.
+            log_event(_log, logging.WARNING, "originals-not-kept", key=self._memory, error=error)
+
     def _read(self, path: str) -> str:
         return _words((self._root / path).read_text())
+
+
+def _recall(memory: Path | None) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(memory.read_bytes(), type=dict[str, str]) if memory else {}
+    except (OSError, msgspec.DecodeError):
+        return {}
 
 
 def _words(value: str) -> str:

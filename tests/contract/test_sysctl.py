@@ -91,6 +91,28 @@ def test_restore_writes_back_what_was_found_first(root: Path) -> None:
     assert (root / SAMPLES[0].key.path).read_text() == "0"
 
 
+def test_a_restarted_driver_restores_what_stood_before_the_first_one(root: Path, tmp_path: Path) -> None:
+    memory = tmp_path / "run" / "sysctls.json"
+    assert errors(SysctlDriver(root, memory), SAMPLES[0]) == []
+    second = SysctlDriver(root, memory)
+    assert errors(second, Sysctl(SAMPLES[0].key, "5"), SAMPLES[2]) == []
+    third = SysctlDriver(root, memory)
+    assert third.originals == {SAMPLES[0].key.path: "0", SAMPLES[2].key.path: "0"}
+    assert list(third.restore()) == []
+    assert (root / SAMPLES[0].key.path).read_text() == "0"
+    assert not memory.exists()
+    assert SysctlDriver(root, memory).originals == {}
+
+
+def test_a_memory_that_cannot_be_read_or_written_stops_nothing(root: Path, tmp_path: Path) -> None:
+    memory = tmp_path / "sysctls.json"
+    memory.write_text("{")
+    assert SysctlDriver(root, memory).originals == {}
+    blocked = memory / "below-a-file"
+    assert errors(SysctlDriver(root, blocked), SAMPLES[0]) == []
+    assert (root / SAMPLES[0].key.path).read_text() == "1"
+
+
 def test_a_setting_that_cannot_be_written_is_named() -> None:
     # Even root cannot write here: the kernel made this file read-only.
     fixed = Sysctl(SysctlKey("kernel/ostype"), "Plan 9")
