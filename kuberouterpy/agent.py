@@ -181,7 +181,9 @@ class Agent:
     def _drivers(self, controllers: tuple[Controller, ...]) -> Iterator[Programmed]:
         config = self._config
         names = {controller.name for controller in controllers}
-        yield Programmed(SysctlDriver(), period_s=config.iptables_sync_period_s)
+        # Beside our socket: a tmpfs, forgotten at a reboot as the settings are.
+        memory = Path(config.agent_socket).with_name("sysctls.json") if config.agent_socket else None
+        yield Programmed(SysctlDriver(memory=memory), period_s=config.iptables_sync_period_s)
         yield Programmed(
             LinksDriver(dummy="proxy" in names, tunnels="routing" in names),
             period_s=config.injected_routes_sync_period_s,
