@@ -11,6 +11,7 @@ import pytest
 from kuberouterpy.dataplane import Flows, FlowsKey, Object, Op, Verb, VirtualServer, VirtualServerKey
 from kuberouterpy.drivers import conntrack
 from kuberouterpy.drivers.conntrack import ConntrackDriver
+from kuberouterpy.drivers.netlink import Message
 from kuberouterpy.family import FAMILIES, IPV4, IPV6, Family
 from kuberouterpy.protocol import Protocol
 from tests.contract import suite
@@ -208,7 +209,7 @@ def test_the_kernel_leaves_out_what_does_not_matter(driver: ConntrackDriver, fam
     """CTA_FILTER is understood as meant; without it every entry of the family would come."""
     for number in (53, 54):
         plant(family, VIP[family], number, VIP[family])
-    narrow = conntrack.Message(conntrack._GET, 0, conntrack._narrow(flows(family).key))
+    narrow = Message(conntrack._GET, 0, conntrack._narrow(flows(family).key))
     assert [conntrack.decode(body).key.port for body in driver._netlink.dump(narrow)] == [53]  # type: ignore[union-attr]
 
 
