@@ -26,6 +26,7 @@ import msgspec
 
 from kuberouterpy.lab.engine import kernel
 from kuberouterpy.lab.engine.plan import GuestPlan
+from kuberouterpy.lab.engine.qemu import PORT
 
 _UML_CHANNEL: Final = "/dev/ttyS0"
 _NEEDED: Final = (
@@ -119,13 +120,12 @@ def _prepare_native(plan: GuestPlan) -> None:
 
 
 def _prepare_qemu(plan: GuestPlan) -> None:
-    """Finish what virtme's own init began: it mounted /proc, /sys, /dev and /run, the root is the host's, read-only."""
-    for place in ("/etc", "/var", "/tmp", "/root"):
-        upper, work = f"/run/over{place}/upper", f"/run/over{place}/work"
-        os.makedirs(upper)
-        os.makedirs(work)
-        if not any(kept.startswith(place + "/") for kept in (plan.results, *plan.writable)):
-            kernel.mount("overlay", place, "overlay", 0, f"lowerdir={place},upperdir={upper},workdir={work}")
+    """Finish what virtme's own init began: it mounted everything, with overlays over what is written."""
+    log = os.open(f"{plan.results}/kernel.log", os.O_WRONLY | os.O_APPEND)
+    for number in (1, 2):
+        os.dup2(log, number)
+    os.close(log)
+    kernel.load_modules(plan.modules, ("virtio_console",))
     _finish(plan)
 
 
@@ -193,15 +193,13 @@ def _inherited(plan: GuestPlan) -> tuple[int, int]:
     return plan.channel, plan.channel
 
 
-def _standard(plan: GuestPlan) -> tuple[int, int]:
-    """Take the standard streams for frames and give everybody else the kernel's log."""
-    channel = os.dup(0), os.dup(1)
-    for descriptor in channel:
-        os.set_inheritable(descriptor, False)
-    log = os.open("/dev/kmsg", os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(log, number)
-    return channel
+def _open_port(plan: GuestPlan) -> tuple[int, int]:
+    """Open the serial port by its name in sysfs: without udev there are no links in /dev."""
+    for port in Path("/sys/class/virtio-ports").iterdir():
+        if (port / "name").exists() and (port / "name").read_text().strip() == PORT:
+            descriptor = os.open(f"/dev/{port.name}", os.O_RDWR | os.O_CLOEXEC)
+            return descriptor, descriptor
+    raise OSError(2, f"no serial port {PORT} in this machine")
 
 
 _PREPARE: Final[dict[str, Callable[[GuestPlan], None]]] = {
@@ -212,7 +210,7 @@ _PREPARE: Final[dict[str, Callable[[GuestPlan], None]]] = {
 _CHANNEL: Final[dict[str, Callable[[GuestPlan], tuple[int, int]]]] = {
     "uml": _open_serial,
     "native": _inherited,
-    "qemu": _standard,
+    "qemu": _open_port,
 }
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 Needs ``virtme-ng`` (the extra ``kuberouterpy[lab]``), ``qemu-system-x86`` and a kernel with its modules: the host's own, or
 the folder that ``KUBEROUTERPY_KERNEL`` names (``boot/vmlinuz-*`` beside ``lib/modules``, as ``linux-image-amd64`` unpacks;
-its *cloud* flavour has no 9p). The guest boots the host's root file system; frames go over virtme's standard streams.
+its *cloud* flavour has no 9p). The guest boots the host's root file system; virtme lays an overlay in memory over what is
+written. Emulation is in software; KUBEROUTERPY_KVM=1 uses /dev/kvm. Frames go over a virtio serial port of our own: virtme's
+standard streams need udev in the guest.
 """
 
 from __future__ import annotations
@@ -12,7 +14,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -20,6 +25,9 @@ from kuberouterpy.errors import LabError
 from kuberouterpy.lab.engine import kernel as kernel_calls
 from kuberouterpy.lab.engine.plan import GuestPlan
 from kuberouterpy.lab.engine.uml import write_init
+
+PORT: Final = "kuberouterpy.lab"
+"""Name of the serial port in the guest."""
 
 
 class Qemu:
@@ -51,21 +59,49 @@ class Qemu:
         plan = msgspec.structs.replace(plan, engine=self.name, modules=str(modules))
         init = write_init(plan, folder)
         arguments = [vng, "--run", str(kernel), "--user", "root", "--memory", "2G", "--cpus", "2"]
-        if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        if os.environ.get("KUBEROUTERPY_KVM") != "1":  # a nested /dev/kvm that opens may still kill the machine
             arguments.append("--disable-kvm")
         for place in (str(folder), *plan.writable):
             arguments += ["--rwdir", place]
-        arguments += ["--exec", str(init)]
+        path = folder / "channel.sock"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(path))
+        listener.listen(1)
+        port = (
+            f"-chardev socket,id=lab,path={path} -device virtio-serial-pci,id=lab-bus"
+            f" -device virtserialport,bus=lab-bus.0,chardev=lab,name={PORT}"
+        )
+        arguments += [f"--qemu-opts={port}", "--exec", str(init)]
         with open(folder / "kernel.log", "wb") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 arguments,
-                stdin=channel.fileno(),
-                stdout=channel.fileno(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
                 stderr=log,
                 cwd=folder,
                 start_new_session=True,
                 preexec_fn=kernel_calls.die_with_parent,  # noqa: PLW1509 (nothing has threads yet)
             )
+        threading.Thread(target=_relay, args=(listener, channel.dup()), daemon=True).start()
+        return process
+
+
+def _relay(listener: socket.socket, channel: socket.socket) -> None:
+    """Join QEMU's socket and the session's: QEMU takes a path, the session gives a descriptor."""
+    machine, _ = listener.accept()
+    listener.close()
+    back = threading.Thread(target=_copy, args=(machine, channel), daemon=True)
+    back.start()
+    _copy(channel, machine)
+    back.join()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
 
 
 def _vng() -> str:

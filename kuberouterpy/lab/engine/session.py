@@ -28,7 +28,7 @@ from kuberouterpy.lab.engine.choose import Engine
 from kuberouterpy.lab.engine.frames import WINDOW, Kind, Parser, Writer
 from kuberouterpy.lab.engine.plan import GuestPlan
 
-_HELLO_S: Final = 120.0
+_HELLO_S: Final = 300.0
 _SILENCE_S: Final = 60.0
 _GRACE_S: Final = 10.0
 _TICK_S: Final = 0.5
