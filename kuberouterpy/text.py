@@ -136,7 +136,7 @@ def line(value: Object) -> str:
     """Return one object as a line; a chain as several, one a rule."""
     head = f"{_WORDS[type(value)]:<9} {name_of(value.key)}"
     rest = _details(value)
-    return f"{head} {rest}".rstrip()
+    return head + rest if rest.startswith("\n") else f"{head} {rest}".rstrip()
 
 
 def lines(objects: Iterable[tuple[Object, Owner | None]]) -> list[str]:
