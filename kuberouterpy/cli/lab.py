@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kuberouterpy.lab.options import LabOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
-_COMMAND: Final = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+_COMMAND: Final = {"allow_interspersed_args": False}  # Options after the first argument are the command's own.
 _SIGNALS: Final = ("TERM", "KILL", "INT", "HUP")
 _INSIDE: Final = "Works inside `lab shell` and `lab run`."
 

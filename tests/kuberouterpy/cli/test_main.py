@@ -59,6 +59,7 @@ def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
     [
         (["runn"], "error: no such command: runn; did you mean run?"),
         (["run", "--run-ruter"], "error: no such flag: --run-ruter; did you mean --run-router?"),
+        (["lab", "run", "--bogus", "--", "true"], "error: no such flag: --bogus; did you mean --verbose?"),
         (["run", "--master"], "error: option '--master' requires an argument"),
         (["run", "x"], "error: got unexpected extra argument (x)"),
         (["--run-router"], "error: --run-router belongs to the command run; write kuberouterpy run --run-router"),
