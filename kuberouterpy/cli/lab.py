@@ -119,6 +119,10 @@ Inside:
 @cluster_options
 def shell(**options: Any) -> int:
     """Boot a cluster and give a shell in it; leaving the shell halts it."""
+    if sys.stdin.isatty():
+        click.echo(
+            "try: kubectl get nodes -o wide; kuberouterpy lab exec node/node-1 -- ipvsadm -Ln; exit halts it", err=True
+        )
     inside = 'PS1="lab:\\w\\$ " exec bash --norc --noprofile -i' if sys.stdin.isatty() else "exec bash"
     return _boot(("sh", "-c", inside), **options)
 
@@ -312,6 +316,8 @@ def _boot(
     choice = choose(engine)
     tell = _Teller(quiet)
     tell(f"engine {choice.engine.name}: {choice.engine.version()} ({choice.reason})")
+    if options and os.environ.get("KUBEBUILDER_ASSETS"):
+        tell("warning: KUBEBUILDER_ASSETS is set, but the lab uses its own API server so far")
     plan = GuestPlan(
         command=command,
         directory=os.getcwd(),

@@ -31,7 +31,7 @@ import msgspec
 from kuberouterpy.errors import LabError
 from kuberouterpy.lab.engine import kernel
 
-_ANSWER_S: Final = 60.0
+_ANSWER_S: Final = 300.0
 WARM: Final = (
     "kuberouterpy.lab.parts",
     "kuberouterpy.lab.api.server",
