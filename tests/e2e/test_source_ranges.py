@@ -35,19 +35,19 @@ def test_F2_only_clients_in_the_ranges_are_let_in(lab: Lab, shared: Pods, serve:
     spec = {"type": "LoadBalancer", "loadBalancerSourceRanges": only(*mine)}
     item = serve(service("lb", [port(80, "http")], RED, **spec))
     balance(lab, "lb", *INGRESS)
-    eventually(lambda: covers(shared["guest"], URLS, {"red"}))
+    eventually(covers, shared["guest"], URLS, {"red"})
     for place in (shared["green"], lab.node("node-1")):
-        eventually(lambda place=place: silent(place))  # type: ignore[misc]
+        eventually(silent, place)
     for place in (shared["green"], lab.node("node-1"), lab.client):
         covers(place, node_urls(lab, item)[:2], {"red"})
     covers(shared["green"], vip_urls(lab, item), {"red"})
 
     restrict(lab, only(*other))
-    eventually(lambda: covers(shared["green"], URLS, {"red"}))
-    eventually(lambda: silent(shared["guest"]))
+    eventually(covers, shared["green"], URLS, {"red"})
+    eventually(silent, shared["guest"])
     restrict(lab, None)
     for place in (shared["guest"], shared["green"], lab.node("node-1")):
-        eventually(lambda place=place: covers(place, URLS, {"red"}))  # type: ignore[misc]
+        eventually(covers, place, URLS, {"red"})
 
 
 def test_F3_a_node_is_let_in_where_a_range_holds_its_address(lab: Lab, shared: Pods, serve: Serve) -> None:
@@ -55,6 +55,6 @@ def test_F3_a_node_is_let_in_where_a_range_holds_its_address(lab: Lab, shared: P
     spec = {"type": "LoadBalancer", "loadBalancerSourceRanges": only(*own), "externalTrafficPolicy": "Local"}
     serve(service("lb", [port(80, "http")], RED, **spec))
     balance(lab, "lb", *INGRESS)
-    eventually(lambda: covers(lab.node("node-2"), URLS, {"red"}))
+    eventually(covers, lab.node("node-2"), URLS, {"red"})
     for place in (lab.node("node-1"), lab.node("node-3"), shared["guest"], shared["blue"]):
-        eventually(lambda place=place: silent(place))  # type: ignore[misc]
+        eventually(silent, place)

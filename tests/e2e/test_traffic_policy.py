@@ -50,7 +50,7 @@ def balance(lab: Lab, name: str, *addresses: str) -> None:
 def test_D1_D2_internal_policy_local_serves_from_this_node_or_not_at_all(lab: Lab, shared: Pods, serve: Serve) -> None:
     urls = vip_urls(lab, serve(service("d1", [port(80, "http")], RED, internalTrafficPolicy="Local")))
     for place in (shared["guest"], lab.node("node-1")):
-        eventually(lambda place=place: covers(place, urls, {"red"}))  # type: ignore[misc]
+        eventually(covers, place, urls, {"red"})
     for place in (shared["blue"], shared["green"], lab.node("node-2")):
         closed(place, urls)
 
@@ -58,7 +58,7 @@ def test_D1_D2_internal_policy_local_serves_from_this_node_or_not_at_all(lab: La
 def test_D4_node_ports_of_local_services_keep_the_client(lab: Lab, shared: Pods, serve: Serve) -> None:
     item = serve(service("d4", [port(80, "http")], RED, type="NodePort", externalTrafficPolicy="Local"))
     urls = on(lab, "node-1", item)
-    eventually(lambda: covers(lab.client, urls, {"red"}))
+    eventually(covers, lab.client, urls, {"red"})
     assert seen(lab.client, urls) == [lab.client_address(family) for family in lab.families]
     assert seen(lab.node("node-2"), urls) == [lab.address("node-2", family) for family in lab.families]
     for node in ("node-2", "node-3"):
@@ -69,7 +69,7 @@ def test_D4_from_outside_only_endpoints_of_the_node_serve_and_inside_all(lab: La
     item = serve(service("local", [port(80, "http")], WEB, type="NodePort", externalTrafficPolicy="Local"))
     for node, name in (("node-1", "red"), ("node-2", "blue"), ("node-3", "green")):
         urls = on(lab, node, item)
-        eventually(lambda urls=urls, name=name: covers(lab.client, urls, {name}))  # type: ignore[misc]
+        eventually(covers, lab.client, urls, {name})
         covers(lab.node(node), urls, EVERYONE)
         covers(shared[name], urls, EVERYONE)
     covers(shared["green"], on(lab, "node-1", item), {"red"})
@@ -83,40 +83,40 @@ def test_D9_pods_and_nodes_without_an_endpoint_reach_a_local_load_balancer(
     balance(lab, "d9", *INGRESS)
     urls = [url(address, 80) for address in INGRESS]
     for name in ("guest", "blue", "green"):
-        eventually(lambda name=name: covers(shared[name], urls, {"red"}))  # type: ignore[misc]
+        eventually(covers, shared[name], urls, {"red"})
         assert seen(shared[name], urls) == [shared.ip(name, family) for family in lab.families]
     for node in lab.nodes:
-        eventually(lambda node=node: covers(lab.node(node), urls, {"red"}))  # type: ignore[misc]
+        eventually(covers, lab.node(node), urls, {"red"})
 
 
 def test_D10_the_external_policy_changes_both_ways(lab: Lab, shared: Pods, serve: Serve) -> None:
     item = serve(service("d10", [port(80, "http")], RED, type="NodePort", externalTrafficPolicy="Local"))
     there, elsewhere = on(lab, "node-1", item), on(lab, "node-3", item)
     for _ in range(2):
-        eventually(lambda: covers(lab.client, there, {"red"}))
-        eventually(lambda: closed(lab.client, elsewhere))
+        eventually(covers, lab.client, there, {"red"})
+        eventually(closed, lab.client, elsewhere)
         lab.api.patch(SERVICES, NAMESPACE, "d10", {"spec": {"externalTrafficPolicy": "Cluster"}})
-        eventually(lambda: covers(lab.client, [*there, *elsewhere], {"red"}))
+        eventually(covers, lab.client, [*there, *elsewhere], {"red"})
         lab.api.patch(SERVICES, NAMESPACE, "d10", {"spec": {"externalTrafficPolicy": "Local"}})
 
 
 def test_D18_the_two_policies_are_independent(lab: Lab, shared: Pods, serve: Serve) -> None:
     one = serve(service("d18a", [port(80, "http")], RED, type="NodePort", externalTrafficPolicy="Local"))
-    eventually(lambda: covers(shared["green"], vip_urls(lab, one), {"red"}))
+    eventually(covers, shared["green"], vip_urls(lab, one), {"red"})
     two = serve(service("d18b", [port(80, "http")], RED, type="NodePort", internalTrafficPolicy="Local"))
-    eventually(lambda: covers(lab.client, on(lab, "node-3", two), {"red"}))
+    eventually(covers, lab.client, on(lab, "node-3", two), {"red"})
     closed(shared["green"], vip_urls(lab, two))
 
 
 def test_a_restarted_agent_knows_its_marked_virtual_servers(lab: Lab, shared: Pods, serve: Serve) -> None:
     serve(service("marked", [port(80, "http")], RED, type="NodePort", externalTrafficPolicy="Local"))
-    eventually(lambda: marked(lab, True))
+    eventually(marked, lab, True)
     lab.stop_agent("node-1")
     lab.node("node-1").run("ipvsadm -A -f 77 -s rr")
     lab.api.delete(SERVICES, NAMESPACE, "marked")
     try:
         lab.start_agent("node-1")
-        eventually(lambda: marked(lab, False))
+        eventually(marked, lab, False)
         assert "-A -f 77 -s rr" in lab.node("node-1").run("ipvsadm -Sn"), "a mark of someone else"
     finally:
         lab.node("node-1").run("ipvsadm -D -f 77")
