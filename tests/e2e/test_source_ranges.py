@@ -7,7 +7,7 @@ Names begin with the row of the Kubernetes project's own conformance tests that 
 from __future__ import annotations
 
 from kuberouterpy.family import Family
-from kuberouterpy.lab.client import SERVICES
+from kuberouterpy.lab.client import SERVICES, Object
 from tests.cluster import TIMED_OUT, Lab, Place, eventually, url
 from tests.e2e.conftest import Pods, Serve, node_urls, vip_urls
 from tests.e2e.objects import NAMESPACE, port, service
@@ -32,7 +32,7 @@ def restrict(lab: Lab, ranges: list[str] | None) -> None:
 def test_F2_only_clients_in_the_ranges_are_let_in(lab: Lab, shared: Pods, serve: Serve) -> None:
     both = [Family.IPV4, Family.IPV6]
     mine, other = ([shared.ip(name, family) for family in both] for name in ("guest", "green"))
-    spec = {"type": "LoadBalancer", "loadBalancerSourceRanges": only(*mine)}
+    spec: Object = {"type": "LoadBalancer", "loadBalancerSourceRanges": only(*mine)}
     item = serve(service("lb", [port(80, "http")], RED, **spec))
     balance(lab, "lb", *INGRESS)
     eventually(covers, shared["guest"], URLS, {"red"})
@@ -52,7 +52,7 @@ def test_F2_only_clients_in_the_ranges_are_let_in(lab: Lab, shared: Pods, serve:
 
 def test_F3_a_node_is_let_in_where_a_range_holds_its_address(lab: Lab, shared: Pods, serve: Serve) -> None:
     own = [lab.address("node-2", family) for family in (Family.IPV4, Family.IPV6)]
-    spec = {"type": "LoadBalancer", "loadBalancerSourceRanges": only(*own), "externalTrafficPolicy": "Local"}
+    spec: Object = {"type": "LoadBalancer", "loadBalancerSourceRanges": only(*own), "externalTrafficPolicy": "Local"}
     serve(service("lb", [port(80, "http")], RED, **spec))
     balance(lab, "lb", *INGRESS)
     eventually(covers, lab.node("node-2"), URLS, {"red"})
