@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from socket import socket as Socket  # noqa: N812  (Place has a method of that name)
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import pytest
@@ -123,10 +124,10 @@ class Place:
         found = self.curl(*(f"{url}/hostname" for _ in range(count)), timeout_s=timeout_s)
         return Counter(answer.text if answer.code == 0 else f"curl exit {answer.code}" for answer in found)
 
-    def socket(self, address: str, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
+    def socket(self, address: str, kind: int, protocol: int = 0) -> Socket:
         """Return a socket of this place for talking to an address."""
         family = socket.AF_INET if family_of(address) is Family.IPV4 else socket.AF_INET6
-        return self.within(lambda: socket.socket(family, kind, protocol))
+        return self.within(lambda: Socket(family, kind, protocol))
 
     def within(self, call: Callable[[], T]) -> T:
         """Call something in this place's network; sockets it opens stay there."""
@@ -148,7 +149,7 @@ class Place:
         with self.socket(address, socket.SOCK_STREAM, SCTP) as sock:
             return ask(sock, address, port, b"x\n", timeout_s=timeout_s)
 
-    def connect(self, address: str, port: int, *, timeout_s: float = 3) -> socket.socket:
+    def connect(self, address: str, port: int, *, timeout_s: float = 3) -> Socket:
         """Return an open TCP connection; the responder answers each line with who it is and whom it sees."""
         sock = self.socket(address, socket.SOCK_STREAM)
         sock.settimeout(timeout_s)
@@ -180,7 +181,7 @@ class Place:
         return self._shell
 
 
-def ask(sock: socket.socket, address: str, port: int, payload: bytes = b"x\n", *, timeout_s: float = 2) -> str:
+def ask(sock: Socket, address: str, port: int, payload: bytes = b"x\n", *, timeout_s: float = 2) -> str:
     """Send a payload over a socket, connecting it first where it is not; return the answer, ``refused`` or ``silence``."""
     sock.settimeout(timeout_s)
     try:
@@ -192,7 +193,7 @@ def ask(sock: socket.socket, address: str, port: int, payload: bytes = b"x\n", *
         return "silence"
 
 
-def say(sock: socket.socket, payload: bytes = b"x\n") -> str:
+def say(sock: Socket, payload: bytes = b"x\n") -> str:
     """Send over a connected socket and return the answer. Errors: OSError as it comes."""
     sock.send(payload)
     return sock.recv(65536).decode().strip()
@@ -349,9 +350,9 @@ def _clean(line: str) -> str:
     words = [word for word in line.split() if word != "linkdown"]  # a bridge without pods
     if words[:1] == ["create"]:
         words = [word for before, word in zip(("", *words), words, strict=False) if not {before, word} & _VOLATILE]
-    if "inet6" in words and "fe80::" in line:  # link-local addresses are drawn at random
-        return ""
-    if words[:1] in (["local"], ["anycast"]) and "fe80" in line:
+    if "fe80::" in line or words[:1] == [
+        "multicast"
+    ]:  # link-local addresses are drawn at random and come with a carrier
         return ""
     return " ".join(words)
 

@@ -220,7 +220,7 @@ def relabel(lab: Lab, shared: Pods, unchanged: Dataplane) -> Iterator[Callable[.
     """Give a shared pod labels, or take them away with None, until the end of the test."""
     given: list[tuple[str, str, str]] = []
 
-    def patch(name: str, namespace: str = NAMESPACE, **labels: str | None) -> None:
+    def patch(name: str, /, namespace: str = NAMESPACE, **labels: str | None) -> None:
         given.extend((namespace, name, key) for key in labels)
         lab.api.patch(PODS, namespace, name, {"metadata": {"labels": labels}})
 
