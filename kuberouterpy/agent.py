@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from ipaddress import ip_address, ip_network
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
 
-import firewall
-import proxy
-import routing
-from kuberouterpy import __version__
+from kuberouterpy import __version__, answers
 from kuberouterpy.cluster import Event, Link, Ref, Rejection, Restarted, Service
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller
-from kuberouterpy.dataplane import LocalAddressKey, VirtualServerKey
 from kuberouterpy.dataplane import Note, Owner
 from kuberouterpy.drivers.cni import CniDriver
 from kuberouterpy.drivers.conntrack import ConntrackDriver
@@ -33,16 +29,17 @@ from kuberouterpy.drivers.ipvs import IpvsDriver
 from kuberouterpy.drivers.links import LinksDriver
 from kuberouterpy.drivers.routes import RoutesDriver
 from kuberouterpy.drivers.sysctl import SysctlDriver
-from kuberouterpy.host import DUMMY_LINK
 from kuberouterpy.lane import Lane, LaneResult
 from kuberouterpy.log import configure
 from kuberouterpy.log import event as log_event
-from kuberouterpy.loop import Loop, Programmed
+from kuberouterpy.loop import Ask, Loop, Programmed
 from kuberouterpy.sources.events import EventRecorder, EventType, Occurrence
 from kuberouterpy.sources.gobgp import GobgpSource
 from kuberouterpy.sources.http import HttpSource
 from kuberouterpy.sources.kubernetes import KubernetesSource, kinds
 from kuberouterpy.sources.netlink import NetlinkSource
+from kuberouterpy.sources.socket import SocketSource
+from kuberouterpy.wiring import controllers, is_ours
 
 _MODULES: Final = {
     "ip_vs": "virtual servers",
@@ -57,6 +54,8 @@ _MODULES: Final = {
 }
 """Loaded at start where the host lets us, each with what for. What is missing is named then, and again by the driver that
 needs it: a kernel may have one built in without a word."""
+_ANSWER_S: Final = 10.0
+"""A question waits so long for the loop, which may be in the middle of a large batch."""
 _log = logging.getLogger("kuberouterpy.agent")
 
 
@@ -101,14 +100,13 @@ class Agent:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._excluded = [ip_network(prefix) for prefix in config.excluded_cidrs]
-        controllers = tuple(_controllers(config))
+        chosen = tuple(controllers(config))
         self.source = KubernetesSource(config, self._put)
         self.events = EventRecorder(self.source.transport, config.node_name)
         self.loop = Loop(
             config=config,
-            controllers=controllers,
-            drivers=tuple(self._drivers(controllers)),
+            controllers=chosen,
+            drivers=tuple(self._drivers(chosen)),
             expected=(*kinds(config), Link),
             on_rejection=self._tell,
             on_note=self._note,
@@ -145,6 +143,20 @@ class Agent:
     def _put(self, message: Event | LaneResult) -> None:
         self.loop.put(message)
 
+    def _answer(self, question: str, words: Mapping[str, Sequence[str]]) -> object:
+        """Answer what a person asks, on the loop's thread. Errors: TimeoutError where the loop is too busy."""
+        if question == "status":
+            return self.loop.status
+        reply: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self.loop.put(Ask(lambda loop: answers.answer(loop, question, words, now=time.monotonic()), reply))
+        try:
+            told = reply.get(timeout=_ANSWER_S)
+        except queue.Empty:
+            raise TimeoutError(f"the loop did not answer within {_ANSWER_S:.0f} s; it is busy or stuck") from None
+        if isinstance(told, Exception):
+            raise told
+        return told
+
     def _tell(self, rejection: Rejection) -> None:
         """Make a rejected object an Event on it, where whoever wrote it will look."""
         self.events.record(
@@ -177,10 +189,12 @@ class Agent:
             yield GobgpSource(config.gobgp_socket, self._put, restart_s=config.bgp_graceful_restart_time_s)
         if config.health_port:
             yield HttpSource(config.health_addr, config.health_port, lambda: self.loop.status)
+        if config.agent_socket:
+            yield SocketSource(config.agent_socket, self._answer)
 
-    def _drivers(self, controllers: tuple[Controller, ...]) -> Iterator[Programmed]:
+    def _drivers(self, chosen: tuple[Controller, ...]) -> Iterator[Programmed]:
         config = self._config
-        names = {controller.name for controller in controllers}
+        names = {controller.name for controller in chosen}
         # Beside our socket: a tmpfs, forgotten at a reboot as the settings are.
         memory = Path(config.agent_socket).with_name("sysctls.json") if config.agent_socket else None
         yield Programmed(SysctlDriver(memory=memory), period_s=config.iptables_sync_period_s)
@@ -191,7 +205,7 @@ class Agent:
         yield Programmed(IpsetDriver(), period_s=config.iptables_sync_period_s)
         yield Programmed(IptablesDriver(config.families), period_s=config.iptables_sync_period_s)
         if "proxy" in names:
-            yield Programmed(IpvsDriver(self._is_ours), period_s=config.ipvs_sync_period_s)
+            yield Programmed(IpvsDriver(lambda key: is_ours(self.loop, key)), period_s=config.ipvs_sync_period_s)
             yield Programmed(ConntrackDriver(), period_s=config.ipvs_sync_period_s)
             yield Programmed(HealthDriver(self._well), period_s=config.ipvs_sync_period_s)
         if "routing" in names:
@@ -200,26 +214,6 @@ class Agent:
                 yield Programmed(CniDriver(), period_s=config.routes_sync_period_s)
             gobgp = GobgpDriver(config.gobgp_socket, lost=lambda: self._put(Restarted("gobgp")))
             yield Programmed(gobgp, period_s=config.routes_sync_period_s, lane=Lane(gobgp, self._put))
-
-    def _is_ours(self, key: VirtualServerKey) -> bool:
-        """Whether a listed virtual server is one an agent made: on our dummy link, a node port on an own address, a mark."""
-        tracker, host, ports = self.loop.tracker, self.loop.host, self._config.service_node_port_range
-        if key.fwmark:
-            return proxy.is_mark(key.fwmark)
-        if any(ip_address(key.address) in network for network in self._excluded if network.version == key.family):
-            return False
-        if tracker.actual(LocalAddressKey(DUMMY_LINK, key.address, key.family.host_prefix)) is not None:
-            return True
-        return key.address in {*host.node_addresses, *host.addresses} and ports[0] <= key.port <= ports[1]
-
-
-def _controllers(config: Config) -> Iterator[Controller]:
-    if config.run_service_proxy:
-        yield proxy.CONTROLLER
-    if config.run_router:
-        yield routing.CONTROLLER
-    if config.run_firewall:
-        yield firewall.CONTROLLER
 
 
 def _load_modules() -> None:

@@ -297,6 +297,11 @@ class Tracker:
         """Return every failing key."""
         return self._failed
 
+    def known(self) -> Iterator[Key]:
+        """Yield every key that is wanted or stands, in no order."""
+        yield from self._winner
+        yield from (key for key in self._actual if key not in self._winner)
+
     def counts(self) -> dict[str, int]:
         """Return how many objects of each kind stand, by kind name."""
         return {kind.__name__: count for kind, count in self._counts.items() if count}
