@@ -50,6 +50,8 @@ class Lazy(NamedTuple):
 COMMANDS: Final[dict[str, Lazy]] = {
     "run": Lazy("kuberouterpy.cli.run", "run", "Run the agent on this node."),
     "status": Lazy("kuberouterpy.cli.status", "status", "Show how the agent of this node is."),
+    "plan": Lazy("kuberouterpy.cli.plan", "plan", "Show what would change now, and why."),
+    "explain": Lazy("kuberouterpy.cli.explain", "explain", "Say why a thing is there, or why it is not."),
     "lab": Lazy("kuberouterpy.cli.lab", "lab", "Boot a whole cluster here, to try things out."),
 }
 
@@ -95,6 +97,8 @@ Examples:
   {PROGRAM} run --run-router=false --run-firewall=false
   {PROGRAM} run --help                        every flag, as kube-router names it
   {PROGRAM} status                            what the agent says of itself
+  {PROGRAM} plan -f cluster/ --node worker-1  what it would do, from a folder of YAML
+  {PROGRAM} explain service/default/web       why it is there, or why it is not
 """,
 )
 @click.version_option(__version__, "-V", "--version", prog_name=PROGRAM, message="%(prog)s %(version)s")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import click
@@ -66,10 +66,13 @@ def _names(flag: Flag) -> str:
     return f"-{flag.short}, --{flag.name}" if flag.short else f"--{flag.name}"
 
 
-def _option(flag: Flag) -> click.Option:
+def option(flag: Flag, *, hidden: bool = False) -> click.Option:
+    """Return a flag as an option."""
     names = [f"--{flag.name}", *([f"-{flag.short}"] if flag.short else [])]
     # Texts, not values: Config reads them all, so that all errors are told together and in one form.
-    return click.Option([*names, _parameter(flag)], multiple=True, metavar=flag.form.metavar, help=flag.help)
+    return click.Option(
+        [*names, _parameter(flag)], multiple=True, metavar=flag.form.metavar, help=flag.help, hidden=hidden
+    )
 
 
 def _parameter(flag: Flag) -> str:
@@ -77,6 +80,12 @@ def _parameter(flag: Flag) -> str:
 
 
 _BY_PARAMETER: Final = {_parameter(flag): flag.name for flag in FLAGS}
+
+
+def config_of(texts: Mapping[str, tuple[str, ...]]) -> configs.Config:
+    """Return the Config that the values of this command's parameters mean. Errors: ConfigError."""
+    given = {_BY_PARAMETER[name]: values for name, values in texts.items() if values}
+    return configs.parse(given, environ=os.environ, hostname=socket.gethostname())
 
 
 def _run(**texts: tuple[str, ...]) -> int:
@@ -96,7 +105,7 @@ def _run(**texts: tuple[str, ...]) -> int:
 run = FlagCommand(
     "run",
     callback=_run,
-    params=[_option(flag) for flag in FLAGS],
+    params=[option(flag) for flag in FLAGS],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     short_help="Run the agent on this node.",
     help="""Run the agent on this node until SIGTERM, which leaves what it programmed standing.
