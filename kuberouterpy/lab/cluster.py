@@ -76,6 +76,9 @@ class Cluster:
 
     def start_api(self) -> None:
         """Start the API server; it remembers what it stored before. Returns when it answers."""
+        part = self._parts.get("api")
+        if part is not None and part.code is None:
+            raise LabError("the API server runs already")
         addresses = [address.address for address in self.topology.api]
         words = [
             *(f"--listen={bracketed(address)}:{API_PORT}" for address in (*addresses, "127.0.0.1")),

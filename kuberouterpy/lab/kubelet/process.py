@@ -38,14 +38,15 @@ class Reaper:
         self._selector = selectors.EpollSelector()
         self._wake, self._woken = socket.socketpair()
         self._selector.register(self._woken, selectors.EVENT_READ, None)
-        self._new: list[tuple[Process, Callable[[int], None]]] = []
+        self._new: list[tuple[int, Process, Callable[[int], None]]] = []
         self._running = True
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
         self._thread.start()
 
     def watch(self, process: Process, ended: Callable[[int], None]) -> None:
-        """Call ``ended`` once, when the process is over."""
-        self._new.append((process, ended))
+        """Call ``ended`` once, when the process is over. Errors: OSError where no more files can be opened."""
+        # Opened here, not by the thread: a signal sent meanwhile may find the process over and take its number away.
+        self._new.append((os.pidfd_open(process.pid), process, ended))
         self._wake.send(b"!")
 
     def close(self) -> None:
@@ -60,8 +61,8 @@ class Reaper:
                 if key.data is None:
                     self._woken.recv(4096)
                     while self._new:
-                        process, ended = self._new.pop()
-                        self._selector.register(os.pidfd_open(process.pid), selectors.EVENT_READ, (process, ended))
+                        file, process, ended = self._new.pop()
+                        self._selector.register(file, selectors.EVENT_READ, (process, ended))
                 else:
                     process, ended = key.data
                     self._selector.unregister(key.fd)
