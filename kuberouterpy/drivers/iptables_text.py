@@ -183,7 +183,12 @@ def in_order(ops: Iterable[Op]) -> list[Op]:
             # After its targets: a chain of a loop stands somewhere, its own place is the last.
             found[op.key] = found.pop(op.key)
 
-    ranks: dict[tuple[type, bool], int] = {(ChainKey, True): 0, (JumpKey, True): 1, (JumpKey, False): 2, (ChainKey, False): 3}
+    ranks: dict[tuple[type, bool], int] = {
+        (ChainKey, True): 0,
+        (JumpKey, True): 1,
+        (JumpKey, False): 2,
+        (ChainKey, False): 3,
+    }
     for op in sorted(by_key.values(), key=lambda op: ranks[type(op.key), op.value is not None]):
         visit(op)
     return list(found.values())
