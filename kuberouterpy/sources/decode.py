@@ -201,13 +201,14 @@ def _address(text: str) -> str:
 
 
 @lru_cache(maxsize=65_536)
-def _endpoint_address(text: str) -> str:
+def _shared_address(text: str) -> str:
+    """Read an address that nodes may route to: an endpoint's or a VIP. A VIP 127.0.0.1 would take the node's own traffic."""
     canonical = _address(text)
     if ":" not in canonical and canonical.partition(".")[0] not in _SPECIAL_OCTETS:
         return canonical
     address = ip_address(canonical)
     if address.is_unspecified or address.is_loopback or address.is_multicast or address.is_link_local:
-        raise ValueError(f"{text!r} is not the address of an endpoint")
+        raise ValueError(f"{text!r} is unspecified, loopback, link-local or multicast")
     return canonical
 
 
@@ -260,7 +261,7 @@ def _service(one: wire.Service, ref: Ref, problems: Problems, _node_name: str) -
         type=kind,
         cluster_ips=cluster_ips,
         ports=tuple(_service_ports(spec.ports or (), problems)),
-        external_ips=problems.each("spec.externalIPs", spec.external_ips, _address),
+        external_ips=problems.each("spec.externalIPs", spec.external_ips, _shared_address),
         load_balancer=tuple(_ingress(one.status, problems)),
         families=_ip_families(spec, cluster_ips, problems),
         internal_policy=_choice("spec.internalTrafficPolicy", spec.internal_traffic_policy or "Cluster", TrafficPolicy),
@@ -284,7 +285,7 @@ def _choice(field: str, text: str, choices: type[T]) -> T:
 
 def _cluster_ips(spec: wire.ServiceSpec, problems: Problems) -> tuple[str, ...]:
     texts = spec.cluster_ips or ([spec.cluster_ip] if spec.cluster_ip else [])
-    return problems.each("spec.clusterIPs", [text for text in texts if text not in {"", "None"}], _address)
+    return problems.each("spec.clusterIPs", [text for text in texts if text not in {"", "None"}], _shared_address)
 
 
 def _service_ports(ports: Iterable[wire.ServicePort], problems: Problems) -> Iterator[ServicePort]:
@@ -309,7 +310,7 @@ def _ingress(status: wire.ServiceStatus | None, problems: Problems) -> Iterator[
     for index, entry in enumerate(entries or ()):
         if not entry.ip:
             continue
-        address = problems.attempt(f"status.loadBalancer.ingress[{index}].ip", _address, entry.ip)
+        address = problems.attempt(f"status.loadBalancer.ingress[{index}].ip", _shared_address, entry.ip)
         if address and address not in seen:
             seen.add(address)
             yield LoadBalancerIngress(address, proxy=entry.ip_mode == "Proxy")
@@ -390,7 +391,7 @@ def _endpoints(
 ) -> Iterator[Endpoint]:
     for index, one in enumerate(endpoints):
         try:
-            address = _endpoint_address(one.addresses[0] if one.addresses else "")
+            address = _shared_address(one.addresses[0] if one.addresses else "")
             if family_of(address) is not family:
                 raise ValueError(f"{address!r} is not an IPv{family} address")
         except ValueError as error:

@@ -134,7 +134,7 @@ def test_a_bad_part_of_a_service_is_left_out_and_named() -> None:
         spec={
             "clusterIPs": ["010.096.000.001", "10.96.0.256"],
             "ports": [{"port": 0}, {"port": 80, "protocol": "ICMP"}, {"port": 80, "nodePort": 70000}],
-            "externalIPs": ["::ffff:192.0.2.1", "nonsense", "fe80::1%eth0"],
+            "externalIPs": ["::ffff:192.0.2.1", "nonsense", "fe80::1%eth0", "127.0.0.1"],
         },
     )
     assert isinstance(decoded.record, Service)
@@ -148,6 +148,7 @@ def test_a_bad_part_of_a_service_is_left_out_and_named() -> None:
         "spec.ports[2].nodePort",
         "spec.externalIPs[1]",
         "spec.externalIPs[2]",
+        "spec.externalIPs[3]",
     ]
 
 
