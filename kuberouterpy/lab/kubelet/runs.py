@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -14,6 +14,9 @@ from kuberouterpy.lab.kubelet.plan import KubeletNode
 from kuberouterpy.lab.kubelet.probes import Prober
 from kuberouterpy.lab.kubelet.process import Reaper
 from kuberouterpy.lab.responder import Responder
+
+SERVE_ON_S: Final = 3.0
+"""How long the built-in responder serves after it was asked to end, if its grace period is not over before."""
 
 
 class Services(msgspec.Struct, frozen=True):
@@ -49,16 +52,23 @@ class Serving:
         self._key = key
         self._linger = linger
         self._ended = ended
+        self._once = threading.Lock()
 
     def terminate(self) -> None:
-        """End, unless it is to serve until it is killed."""
+        """Serve on for a moment, as a well-behaved server does, or until it is killed where it is to linger.
+
+        Clients that chose it before every node had heard of its end would otherwise meet a closed port.
+        """
         if not self._linger:
-            self.kill()
+            timer = threading.Timer(SERVE_ON_S, self.kill)
+            timer.daemon = True
+            timer.start()
 
     def kill(self) -> None:
         """Close its sockets."""
-        self._responder.remove(self._key)
-        self._ended(0)
+        if self._once.acquire(blocking=False):  # never released: a timer and the kubelet may both come
+            self._responder.remove(self._key)
+            self._ended(0)
 
 
 class Container:
