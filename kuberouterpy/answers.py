@@ -411,7 +411,7 @@ class _Subject:
         word = _ALIASES.get(word.lower(), word.lower())
         self.kind = word if slash and (word in _FACTS or word in _KEYS_NAMED or word == "address") else ""
         self.name = rest if self.kind else self.text
-        self.address, self.port, self.protocol = _socket(self.name)
+        self.address, self.port, self.protocol = read_socket(self.name)
         self.prefix = _prefix_of(self.name)
 
     @property
@@ -475,7 +475,7 @@ class _Subject:
         return subject == (str(self.ref) if self.kind in _FACTS and self.kind != "node" else self.name)
 
 
-def _socket(text: str) -> tuple[str, int, str]:
+def read_socket(text: str) -> tuple[str, int, str]:
     """Return (address, port, protocol) of ``tcp/10.96.0.10:80``, ``[fd00::1]:53``, ``tcp 10.96.0.10:80``, ``10.1.2.3``."""
     protocol = ""
     for separator in ("/", " "):

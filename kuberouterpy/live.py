@@ -6,10 +6,6 @@ without.
 
 from __future__ import annotations
 
-import queue
-from typing import Final, cast
-
-from kuberouterpy.cluster import Event, Link, Replace
 from kuberouterpy.config import Config
 from kuberouterpy.drivers import Driver
 from kuberouterpy.drivers.cni import CniDriver
@@ -20,12 +16,8 @@ from kuberouterpy.drivers.ipvs import IpvsDriver
 from kuberouterpy.drivers.links import LinksDriver
 from kuberouterpy.drivers.routes import RoutesDriver
 from kuberouterpy.drivers.sysctl import SysctlDriver
-from kuberouterpy.errors import SourceError
-from kuberouterpy.offline import Facts, PlanningLoop, events, idle
-from kuberouterpy.sources.netlink import NetlinkSource
+from kuberouterpy.offline import Facts, PlanningLoop, events, idle, links_here
 from kuberouterpy.wiring import is_ours
-
-_LISTING_S: Final = 5.0
 
 
 def build(config: Config, facts: Facts) -> PlanningLoop:
@@ -47,23 +39,7 @@ def build(config: Config, facts: Facts) -> PlanningLoop:
         drivers += [CniDriver()] if config.enable_cni else []
     loop = idle(config, drivers)
     loops.append(loop)
-    for event in events(facts, links()):
+    for event in events(facts, links_here()):
         loop.put(event)
     loop.step(0.0)
     return loop
-
-
-def links() -> tuple[Link, ...]:
-    """Return the links of this host, as the agent's own source tells them. Errors: SourceError."""
-    told: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    source = NetlinkSource(told.put)
-    source.start()
-    try:
-        event = told.get(timeout=_LISTING_S)
-    except queue.Empty:
-        raise SourceError("list the links of this host: no answer") from None
-    finally:
-        source.stop()
-    if not isinstance(event, Replace):
-        raise SourceError(f"list the links of this host: {event}")
-    return cast("tuple[Link, ...]", event.records)

@@ -9,11 +9,12 @@ Promises: an object that cannot be read is told, never skipped in silence; kinds
 from __future__ import annotations
 
 import json
+import queue
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_interface
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import yaml
 from msgspec import Struct
@@ -26,11 +27,13 @@ from kuberouterpy.errors import ConfigError, DriverError, SourceError
 from kuberouterpy.family import IPV4, IPV6, Family, family_of
 from kuberouterpy.loop import Loop, Programmed
 from kuberouterpy.sources.decode import decode
+from kuberouterpy.sources.netlink import NetlinkSource
 from kuberouterpy.wiring import controllers
 
 _KINDS: Final[dict[str, Kind]] = {kind.__name__: kind for kind in KUBERNETES_KINDS}
 _SUFFIXES: Final = (".yaml", ".yml", ".json")
 _ASSUMED_PREFIX: Final[Mapping[Family, int]] = {IPV4: 24, IPV6: 64}
+_LISTING_S: Final = 5.0
 _ONCE_S: Final = 1e9
 """Resync period of a loop that makes one step."""
 
@@ -156,6 +159,22 @@ def idle(config: Config, drivers: Sequence[Driver]) -> PlanningLoop:
         drivers=[Programmed(driver, period_s=_ONCE_S) for driver in drivers],
         expected=(*KUBERNETES_KINDS, Link),
     )
+
+
+def links_here() -> tuple[Link, ...]:
+    """Return the links of this host, as the agent's own source tells them. Errors: SourceError."""
+    told: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    source = NetlinkSource(told.put)
+    source.start()
+    try:
+        event = told.get(timeout=_LISTING_S)
+    except queue.Empty:
+        raise SourceError("list the links of this host: no answer") from None
+    finally:
+        source.stop()
+    if not isinstance(event, Replace):
+        raise SourceError(f"list the links of this host: {event}")
+    return cast("tuple[Link, ...]", event.records)
 
 
 def events(facts: Facts, links: Iterable[Link]) -> Iterator[Event]:

@@ -50,6 +50,7 @@ class Lazy(NamedTuple):
 COMMANDS: Final[dict[str, Lazy]] = {
     "run": Lazy("kuberouterpy.cli.run", "run", "Run the agent on this node."),
     "status": Lazy("kuberouterpy.cli.status", "status", "Show how the agent of this node is."),
+    "ipvs": Lazy("kuberouterpy.cli.ipvs", "ipvs", "List virtual and real servers with their Services and pods."),
     "plan": Lazy("kuberouterpy.cli.plan", "plan", "Show what would change now, and why."),
     "explain": Lazy("kuberouterpy.cli.explain", "explain", "Say why a thing is there, or why it is not."),
     "lab": Lazy("kuberouterpy.cli.lab", "lab", "Boot a whole cluster here, to try things out."),
@@ -97,6 +98,7 @@ Examples:
   {PROGRAM} run --run-router=false --run-firewall=false
   {PROGRAM} run --help                        every flag, as kube-router names it
   {PROGRAM} status                            what the agent says of itself
+  {PROGRAM} ipvs list                         virtual servers with their Services
   {PROGRAM} plan -f cluster/ --node worker-1  what it would do, from a folder of YAML
   {PROGRAM} explain service/default/web       why it is there, or why it is not
 """,

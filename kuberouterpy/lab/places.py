@@ -32,6 +32,8 @@ if [ "$1 $2" = "lab exec" ] && [ $# -gt 3 ]; then
   esac
   word=$4
   [ "$word" = -- ] && word=$5
+  case $word in */*) [ -x "$word" ] || place= ;; esac
+  case $place in node-*) export KUBEROUTERPY_SOCKET="/run/lab/nodes/$place/agent.sock" ;; esac
   if [ -n "$place" ] && [ -e "/run/netns/$place" ] && command -v "$word" >/dev/null; then
     shift 3
     [ "$1" = -- ] && shift
@@ -56,6 +58,8 @@ def enter(target: str) -> None:
             "no lab runs here: this command works inside `kuberouterpy lab shell` and `kuberouterpy lab run`"
         )
     path = netns(target)
+    if target.startswith("node/"):
+        os.environ["KUBEROUTERPY_SOCKET"] = f"/run/lab/nodes/{Path(path).name}/agent.sock"
     directory = os.getcwd()
     kernel.enter(path)
     view = VIEWS / Path(path).name

@@ -1,0 +1,203 @@
+"""``ipvs``: the kernel's table with the agent's names, with and without an agent, in every form."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kuberouterpy import answers
+from kuberouterpy.cli import ipvs as command
+from kuberouterpy.cli import main, table
+from kuberouterpy.cli.ipvsadm import Form, large, lines, merge_sorted
+from kuberouterpy.dataplane import Forward, RealServer, RealServerKey, VirtualServer, VirtualServerKey
+from kuberouterpy.drivers import ipvs_table
+from kuberouterpy.drivers.ipvs_table import Counters, Real, Table, Virtual
+from kuberouterpy.family import IPV4, IPV6
+from kuberouterpy.loop import Loop
+from kuberouterpy.protocol import Protocol
+from kuberouterpy.sources.socket import SocketSource
+from tests.kuberouterpy.cli.test_plan import agent, folder  # noqa: F401
+
+ALIEN = VirtualServerKey(IPV4, Protocol.TCP, "192.0.2.1", 443)
+NONE = Counters()
+
+
+def standing(loop: Loop) -> Table:
+    """Return the table a kernel would show after this agent, with a foreign server in it."""
+    wanted = list(loop.tracker.wanted_of((VirtualServer, RealServer)))
+    reals = [value for value in wanted if isinstance(value, RealServer)]
+    servers = [
+        Virtual(
+            value.key,
+            value.scheduler,
+            value.flags,
+            0,
+            "",
+            "",
+            Counters(5, 40, 30, 4000, 3000),
+            tuple(
+                Real(real.key, real.forward, real.weight, 2, 1, NONE) for real in reals if real.key.server == value.key
+            ),
+        )
+        for value in wanted
+        if isinstance(value, VirtualServer)
+    ]
+    alien = Virtual(
+        ALIEN, "wlc", 1, 300, "", "", NONE, (Real(RealServerKey(ALIEN, "10.9.9.9", 443), Forward.ROUTE, 3, 0, 0, NONE),)
+    )
+    return Table("1.2.1", 4096, (*servers, alien))
+
+
+@pytest.fixture
+def node(
+    agent: Callable[..., Loop],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[str]:
+    """A node: its table, and an agent's socket that answers for its loop."""
+    loop = agent()
+    monkeypatch.setattr(ipvs_table, "read", lambda: standing(loop))
+
+    def answer(question: str, words: Mapping[str, Sequence[str]]) -> object:
+        return answers.answer(loop, question, words, now=time.monotonic())
+
+    source = SocketSource(str(tmp_path / "run" / "agent.sock"), answer)
+    source.start()
+    yield str(tmp_path / "run" / "agent.sock")
+    source.stop()
+
+
+def shown(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    assert main(["ipvs", *words]) == 0
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_list_names_services_and_shows_foreign_ones(node: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, "list", "--agent-socket", node) == [
+        "VIRTUAL SERVER SCHED SERVICE PORT VIP REAL ACTIVE STATE",
+        "tcp 10.96.0.10:80 rr default/web http cluster-ip 2 (1 draining) 4 ok",
+        "tcp 192.0.2.1:443 wlc (foreign) - - 1 0 foreign",
+        "tcp [fd00:96::a]:80 rr default/web http cluster-ip 1 2 ok",
+    ]
+
+
+def test_one_server_shows_pods_and_why_a_weight_is_zero(node: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = shown(capsys, "show", "tcp/10.96.0.10:80", "--agent-socket", node)
+    assert out[0] == "tcp 10.96.0.10:80 rr default/web http cluster-ip ok"
+    assert out[1] == "wanted by proxy/service/default/web"
+    assert "10.1.1.3:8080 1 masquerade 2 1 default/web-1 n1 -" in out
+    assert "10.1.2.3:8080 0 masquerade 2 1 - n2 terminating" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (("--service", "default/web"), ["tcp/10.96.0.10:80", "tcp/[fd00:96::a]:80"]),
+        (("-n", "kube-system"), []),
+        (("--vip", "fd00:96:0::a"), ["tcp/[fd00:96::a]:80"]),
+        (("--port", "443"), ["tcp/192.0.2.1:443"]),
+        (("--protocol", "udp"), []),
+    ],
+)
+def test_filters_choose(node: str, capsys: pytest.CaptureFixture[str], words: Sequence[str], names: list[str]) -> None:
+    out = shown(capsys, "list", "-o", "name", "--agent-socket", node, *words)
+    assert out == names
+
+
+def test_json_and_yaml_say_the_same(node: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ipvs", "list", "-o", "json", "--agent-socket", node]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert main(["ipvs", "list", "-o", "yaml", "--agent-socket", node]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == first
+    assert first[0]["owners"] == ["proxy/service/default/web"]
+    assert first[0]["reals"][0]["pod"] == "default/web-1"
+
+
+def test_counters_are_of_servers_and_pods(node: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = shown(capsys, "stats", "--agent-socket", node)
+    assert "tcp 10.96.0.10:80 default/web 5 40 30 4,000 3,000" in out
+    assert "-> 10.1.1.3:8080 default/web-1 0 0 0 0 0" in out
+
+
+def test_what_is_wanted_but_missing_stands_first(
+    node: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ipvs_table, "read", lambda: Table("1.2.1", 4096, ()))
+    known = answers.View("virtual", "tcp 10.96.0.10:80", "missing", owners=("proxy/service/default/web",), error="no")
+    listed = command.rows((), {("virtual", known.name): known}, {})
+    assert [(row.name, row.state, row.notes) for row in listed] == [("tcp 10.96.0.10:80", "missing", ("no",))]
+
+
+def test_without_an_agent_the_kernel_alone_is_shown_and_said_so(
+    node: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBEROUTERPY_SOCKET", raising=False)
+    monkeypatch.setattr("kuberouterpy.cli.ask.DEFAULT", node + ".none")
+    monkeypatch.setattr(command, "_ours", lambda: frozenset({"10.96.0.10"}))
+    assert main(["ipvs", "list"]) == 0
+    told = capsys.readouterr()
+    assert "note: no agent answers" in told.err
+    assert "(ours)" in told.out
+    assert "(foreign)" in told.out
+
+
+def test_an_agent_that_was_asked_for_and_is_away_is_exit_code_six(
+    node: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ipvs", "list", "--agent-socket", node + ".none"]) == 6
+    assert main(["ipvs", "connections", "--agent-socket", node + ".none"]) in {1, 6}
+
+
+def test_a_server_that_is_not_there_is_an_error(node: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ipvs", "show", "10.0.0.1:1", "--agent-socket", node]) == 1
+    assert main(["ipvs", "show", "nonsense", "--agent-socket", node]) == 2
+
+
+def test_ipvsadm_needs_no_agent(node: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ipvs", "list", "-o", "ipvsadm", "--agent-socket", node + ".none", "--vip", "192.0.2.1"]) == 0
+    assert capsys.readouterr().out == (
+        "IP Virtual Server version 1.2.1 (size=4096)\n"
+        "Prot LocalAddress:Port Scheduler Flags\n"
+        "  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn\n"
+        "TCP  192.0.2.1:443 wlc persistent 300\n"
+        "  -> 10.9.9.9:443                 Route   3      0          0         \n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "        0"),
+        (99_999_999, " 99999999"),
+        (123_456_789, "  123456K"),
+        (99_999_999_999, "   99999M"),
+        (10**13, "   10000G"),
+        (10**15, "    1000T"),
+    ],
+)
+def test_large_numbers_are_cut_as_the_tool_cuts_them(number: int, text: str) -> None:
+    assert large(number) == text
+
+
+def test_addresses_stand_in_the_tools_order_not_in_theirs() -> None:
+    keys = [VirtualServerKey(IPV4, Protocol.TCP, one, 80) for one in ("10.0.0.1", "192.0.2.1")]
+    keys.append(VirtualServerKey(IPV6, Protocol.TCP, "::1", 80))
+    servers = tuple(Virtual(key, "rr", 0, 0, "", "", NONE) for key in keys)
+    rules = [line.split()[2] for line in lines(Table("1.2.1", 1, servers), Form.SAVE)]
+    assert rules == ["192.0.2.1:80", "10.0.0.1:80", "[::1]:80"]
+    assert merge_sorted([3, 1, 2], lambda a, b: a - b) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 160])
+def test_a_table_fits_its_terminal(columns: int) -> None:
+    rows = [["tcp [fd00:10:96::a]:80", "a-very-long-namespace-name/and-a-long-service-name", "x" * 40]] * 3
+    assert all(len(line) <= columns for line in table.lines(("A", "B", "C"), rows, columns=columns))
+
+
+def test_nothing_is_cut_in_a_pipe() -> None:
+    assert "x" * 400 in "\n".join(table.lines(("A",), [["x" * 400]], columns=0))
