@@ -36,7 +36,8 @@ def lab() -> None:
     """Boot a whole cluster here: kernel, nodes, API server, agents, a router and a client outside.
 
     Needs no root: where this kernel has no IPVS, it boots one as an ordinary program (User-Mode Linux). The host's files are
-    visible inside; what is written there is forgotten, except below --results.
+    visible inside; what is written there is forgotten, except below --results. Where KUBEBUILDER_ASSETS names a folder with
+    kube-apiserver and etcd, these serve the API instead of the lab's own server.
     """
 
 
@@ -316,8 +317,6 @@ def _boot(
     choice = choose(engine)
     tell = _Teller(quiet)
     tell(f"engine {choice.engine.name}: {choice.engine.version()} ({choice.reason})")
-    if options and os.environ.get("KUBEBUILDER_ASSETS"):
-        tell("warning: KUBEBUILDER_ASSETS is set, but the lab uses its own API server so far")
     plan = GuestPlan(
         command=command,
         directory=os.getcwd(),
@@ -341,6 +340,7 @@ def _lab_options(
     timeout: float,
     verbose: bool,
 ) -> LabOptions:
+    from kuberouterpy.lab import assets
     from kuberouterpy.lab.options import LabOptions
 
     for name in files:
@@ -358,6 +358,7 @@ def _lab_options(
         agent_args=words,
         apply=files,
         wait_s=timeout,
+        assets=assets.folder(os.environ),
         verbose=verbose,
     )
 

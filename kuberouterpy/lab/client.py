@@ -11,16 +11,18 @@ from __future__ import annotations
 import http.client
 import logging
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
 from kuberouterpy.errors import LabError
 from kuberouterpy.log import event
+
+if TYPE_CHECKING:
+    import ssl
 
 Object = dict[str, Any]
 """One API object, as decoded from JSON."""
@@ -93,16 +95,19 @@ def revision(item: Object) -> int:
 
 
 class Client:
-    """Requests to one API server. Threads may share it: it has as many connections as requests were ever under way."""
+    """Requests to one API server. Threads may share it: it has as many connections as requests were ever under way.
 
-    def __init__(
-        self, server: str, *, token: str = "", context: ssl.SSLContext | None = None, timeout_s: float = 15.0
-    ) -> None:
+    ``authority`` is the file with the certificates to trust where the server speaks TLS. It is read at the first connection:
+    the server may be the one that writes it.
+    """
+
+    def __init__(self, server: str, *, token: str = "", authority: str = "", timeout_s: float = 15.0) -> None:
         url = urlsplit(server)
         self._host = url.hostname or "127.0.0.1"
         self._port = url.port or (443 if url.scheme == "https" else 80)
         self._tls = url.scheme == "https"
-        self._context = context
+        self._authority = authority
+        self._context: ssl.SSLContext | None = None
         self._timeout_s = timeout_s
         self._headers = {"Accept": "application/json", "User-Agent": "kuberouterpy-lab"}
         if token:
@@ -162,13 +167,15 @@ class Client:
             "timeoutSeconds": str(_WATCH_S),
             **selectors,
         }
-        connection = self._connect(_WATCH_S + 30)
+        connection = None
         try:
+            connection = self._connect(_WATCH_S + 30)
             connection.request("GET", _query(resource.path(), query), headers=self._headers)
             sock = connection.sock  # http.client forgets it where the server says "close"
             answer = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            connection.close()
+            if connection:
+                connection.close()
             raise ApiError(0, "Unreachable", f"watch {resource.plural}: {error}") from error
         if answer.status != 200:
             body = answer.read()
@@ -186,13 +193,15 @@ class Client:
         headers = self._headers if data is None else {**self._headers, "Content-Type": content}
         kept = self._take()
         for connection in (kept, None) if kept else (None,):
-            used = connection or self._connect(self._timeout_s)
+            used = connection
             try:
+                used = used or self._connect(self._timeout_s)
                 used.request(method, path, body=data, headers=headers)
                 answer = used.getresponse()
                 payload = answer.read()
             except (OSError, http.client.HTTPException) as error:
-                used.close()
+                if used:
+                    used.close()
                 if connection is None or isinstance(error, TimeoutError):
                     raise ApiError(0, "Unreachable", f"{method} {path}: {error or type(error).__name__}") from error
                 continue
@@ -215,8 +224,16 @@ class Client:
 
     def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
         if self._tls:
-            return http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=self._context)
+            return http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=self._trust())
         return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+
+    def _trust(self) -> ssl.SSLContext:
+        """Return what certificates are checked against. Errors: OSError while the file is not there or not whole."""
+        if self._context is None:  # threads that come at the same time each make one, and all but one are forgotten
+            import ssl
+
+            self._context = ssl.create_default_context(cafile=self._authority or None)
+        return self._context
 
 
 class Watch:
@@ -255,7 +272,8 @@ class Watch:
         """End the iteration now."""
         if self._socket is not None:
             try:
-                self._socket.shutdown(socket.SHUT_RDWR)
+                # Not the method of a TLS socket, which forgets its session while another thread reads from it.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
             except OSError:
                 return
 

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from kuberouterpy.errors import ConfigError, LabError
-from kuberouterpy.lab import control, fabric, manifest, readiness, router
+from kuberouterpy.lab import assets, control, fabric, manifest, readiness, router
 from kuberouterpy.lab.client import Client
 from kuberouterpy.lab.options import LabOptions
 from kuberouterpy.lab.topology import API_PORT, ROUTER, Station, Topology, bracketed, plan
@@ -28,6 +28,8 @@ KUBECONFIG: Final = RUN / "kubeconfig"
 LOGS: Final = RUN / "logs"
 _TERM_S: Final = 20.0
 _API_S: Final = 60.0
+_REAL_API_S: Final = 240.0
+"""A real one makes some hundred objects before it is ready, and User-Mode Linux is slow."""
 _POLL_S: Final = 0.1
 
 
@@ -36,8 +38,8 @@ class Cluster:
 
     def __init__(self, options: LabOptions, zygote: Zygote, *, note: Callable[[str], None]) -> None:
         self.options = options
-        self.topology: Topology = plan(options.nodes, options.families, options.subnets)
-        self.client = Client(self.topology.server, timeout_s=10)
+        self.topology: Topology = plan(options.nodes, options.families, options.subnets, secure=bool(options.assets))
+        self.client = assets.client(self.topology, timeout_s=10)
         self._zygote = zygote
         self.note = note
         self._parts: dict[str, Child] = {}
@@ -52,8 +54,10 @@ class Cluster:
         self.note(f"fabric of {self.options.nodes} nodes, router and client")
         if router.program():
             self._start_router()
+        if self.options.assets:
+            self._start_etcd()
         self.start_api()
-        self.note("API up")
+        self.note(f"API up{self._which_api()}")
         self._run("controllers", "kuberouterpy.lab.parts:controllers", self._plan(), f"{LOGS}/pods")
         control.serve(self)
         if self.options.agents:
@@ -79,21 +83,10 @@ class Cluster:
         part = self._parts.get("api")
         if part is not None and part.code is None:
             raise LabError("the API server runs already")
-        addresses = [address.address for address in self.topology.api]
-        words = [
-            *(f"--listen={bracketed(address)}:{API_PORT}" for address in (*addresses, "127.0.0.1")),
-            f"--service-cidr={','.join(self.topology.service_cidrs)}",
-            *(f"--advertise={bracketed(address)}:{API_PORT}" for address in addresses),
-            f"--kubeconfig={KUBECONFIG}",
-            f"--data={RUN / 'api.journal'}",
-            f"--pod-log-dir={LOGS / 'pods'}",
-        ]
-        part = self._run("api", "kuberouterpy.lab.parts:api", *words)
-        deadline = time.monotonic() + _API_S
-        while not _answers(self.client):
-            if part.code is not None or time.monotonic() > deadline:
-                raise LabError(f"the API server did not come up:\n{self._tail('api')}")
-            time.sleep(_POLL_S)
+        part = self._start_real_api() if self.options.assets else self._start_own_api()
+        self._await("api", part, self.client, "/readyz")
+        if self.options.assets:
+            assets.write_kubeconfig(KUBECONFIG, self.topology)
 
     def kill_api(self) -> None:
         """Kill the API server, as a crash would."""
@@ -195,6 +188,44 @@ class Cluster:
         words = ("gobgpd", "--api-hosts", f"unix://{socket}", "--pprof-disable", "-l", "warn")
         self._execute(f"gobgp/{station.name}", words, station.netns)
 
+    def _start_own_api(self) -> Child:
+        addresses = [address.address for address in self.topology.api]
+        words = [
+            *(f"--listen={bracketed(address)}:{API_PORT}" for address in (*addresses, "127.0.0.1")),
+            f"--service-cidr={','.join(self.topology.service_cidrs)}",
+            *(f"--advertise={bracketed(address)}:{API_PORT}" for address in addresses),
+            f"--kubeconfig={KUBECONFIG}",
+            f"--data={RUN / 'api.journal'}",
+            f"--pod-log-dir={LOGS / 'pods'}",
+        ]
+        return self._run("api", "kuberouterpy.lab.parts:api", *words)
+
+    def _start_real_api(self) -> Child:
+        return self._execute("api", assets.apiserver(self.options.assets, self.topology))
+
+    def _start_etcd(self) -> None:
+        assets.prepare()
+        part = self._execute("etcd", assets.etcd(self.options.assets))
+        client = Client(assets.ETCD_URL, timeout_s=10)
+        self._await("etcd", part, client, "/health")
+        client.close()
+
+    def _await(self, name: str, part: Child, client: Client, path: str) -> None:
+        """Wait until a part answers. Errors: LabError with the end of its log when it has ended, or at the deadline."""
+        deadline = time.monotonic() + (_REAL_API_S if self.options.assets else _API_S)
+        while not _answers(client, path):
+            if part.code is not None or time.monotonic() > deadline:
+                told = "the API server" if name == "api" else name
+                raise LabError(f"{told} did not come up:\n{self._tail(name)}")
+            time.sleep(_POLL_S)
+
+    def _which_api(self) -> str:
+        """Return what the note of a start adds for a real API server: its version, and what it does not do."""
+        if not self.options.assets:
+            return ""
+        version = self.client.request("GET", "/version").get("gitVersion", "of unknown version")
+        return f": kube-apiserver {version} of {self.options.assets} ({assets.LIMITS})"
+
     def _run(
         self,
         name: str,
@@ -208,8 +239,9 @@ class Cluster:
         part = self._parts[name] = self._zygote.run(order)
         return part
 
-    def _execute(self, name: str, words: tuple[str, ...], netns: str) -> None:
-        self._parts[name] = self._zygote.run(Order(name, log_path(name), arguments=words, netns=netns))
+    def _execute(self, name: str, words: tuple[str, ...], netns: str = "") -> Child:
+        part = self._parts[name] = self._zygote.run(Order(name, log_path(name), arguments=words, netns=netns))
+        return part
 
     def _end(self, name: str, number: int) -> int:
         part = self._parts.pop(name, None)
@@ -241,9 +273,9 @@ def log_path(name: str) -> str:
     return f"{RUN}/nodes/{node}/{part}.log" if node else f"{LOGS}/{part}.log"
 
 
-def _answers(client: Client) -> bool:
+def _answers(client: Client, path: str) -> bool:
     try:
-        client.request("GET", "/readyz")
+        client.request("GET", path)
     except LabError as error:
         return getattr(error, "reason", "") == "Garbled"  # "ok" is no JSON, but it is an answer
     return True

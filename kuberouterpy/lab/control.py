@@ -68,6 +68,11 @@ def _operations(cluster: Cluster) -> dict[str, Callable[..., Any]]:
         readiness.wait(what, cluster, time.monotonic() + timeout_s)
 
     def fault(faults: list[dict[str, Any]]) -> Any:
+        if cluster.options.assets:
+            raise LabError(
+                "lab fault: only the lab's own API server can misbehave; "
+                f"this lab runs the kube-apiserver of {cluster.options.assets} (KUBEBUILDER_ASSETS)"
+            )
         if faults:
             return cluster.client.request("POST", "/lab/faults", faults)  # type: ignore[arg-type]
         return cluster.client.request("DELETE", "/lab/faults")

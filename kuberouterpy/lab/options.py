@@ -22,5 +22,7 @@ class LabOptions(msgspec.Struct, frozen=True):
     """Files with objects to apply before the command runs."""
     wait_s: float = 120.0
     """How long nodes, pods and agents may take to be ready."""
+    assets: str = ""
+    """Folder with a real ``kube-apiserver`` and ``etcd``; empty for the lab's own API server."""
     verbose: bool = False
     """Whether every step of the start is told, not only the slow ones."""

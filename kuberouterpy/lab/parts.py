@@ -27,7 +27,7 @@ def api(*arguments: str) -> int:
 
 def controllers(plan: str, logs: str) -> int:
     """Be the cluster's controllers and every node's kubelet: they share one responder, and threads cost nothing here."""
-    from kuberouterpy.lab import controllers, kubelet
+    from kuberouterpy.lab import assets, controllers, kubelet
     from kuberouterpy.lab.responder import Responder
     from kuberouterpy.log import configure
 
@@ -41,7 +41,14 @@ def controllers(plan: str, logs: str) -> int:
     signal.signal(signal.SIGTERM, on_signal)
     responder = Responder()
     config = controllers.Config(cluster_cidrs=topology.cluster_cidrs)
-    threads = [threading.Thread(target=controllers.run, args=(topology.server, config, stop), name="controllers")]
+    threads = [
+        threading.Thread(
+            target=controllers.run,
+            args=(topology.server, config, stop),
+            kwargs={"client": assets.client(topology)},
+            name="controllers",
+        )
+    ]
     for station in topology.nodes:
         node = kubelet.KubeletNode(
             name=station.name,
@@ -56,7 +63,7 @@ def controllers(plan: str, logs: str) -> int:
             threading.Thread(
                 target=kubelet.run,
                 args=(node, topology.server, stop),
-                kwargs={"responder": responder},
+                kwargs={"client": assets.client(topology), "responder": responder},
                 name=f"kubelet-{station.name}",
             )
         )

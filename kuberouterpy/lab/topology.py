@@ -118,6 +118,8 @@ class Topology(msgspec.Struct, frozen=True):
     """The nodes."""
     client: Station
     """The machine outside the cluster."""
+    secure: bool = False
+    """Whether the API server speaks TLS and wants a token, as a real one does."""
 
     @property
     def api(self) -> tuple[Address, ...]:
@@ -128,7 +130,7 @@ class Topology(msgspec.Struct, frozen=True):
     def server(self) -> str:
         """URL of the API server."""
         address = self.api[0]
-        return f"http://{bracketed(address.address)}:{API_PORT}"
+        return f"{'https' if self.secure else 'http'}://{bracketed(address.address)}:{API_PORT}"
 
     @property
     def cluster_cidrs(self) -> tuple[str, ...]:
@@ -153,10 +155,10 @@ class Topology(msgspec.Struct, frozen=True):
         raise ConfigError(f"no node {name!r} in this lab; there are {known}")
 
 
-def plan(nodes: int = 3, families: str = "dual", subnets: int = 2) -> Topology:
+def plan(nodes: int = 3, families: str = "dual", subnets: int = 2, *, secure: bool = False) -> Topology:
     """Return the plan of a lab.
 
-    With two subnets, every third node (the last of three) is on the second.
+    With two subnets, every third node (the last of three) is on the second. ``secure``: with a real API server.
     Errors: ConfigError names what cannot be built.
     """
     if not 1 <= nodes <= MAX_NODES:
@@ -167,7 +169,7 @@ def plan(nodes: int = 3, families: str = "dual", subnets: int = 2) -> Topology:
         raise ConfigError(f"--subnets {subnets}: nodes are spread over 1 or 2 subnets")
     chosen = _FAMILIES[families]
     placed = (_station(f"node-{n}", _HOST + n, _subnet_of(n, subnets), chosen) for n in range(1, nodes + 1))
-    return Topology(chosen, tuple(placed), _station(CLIENT, _HOST, EXTERNAL, chosen))
+    return Topology(chosen, tuple(placed), _station(CLIENT, _HOST, EXTERNAL, chosen), secure)
 
 
 def bracketed(address: str) -> str:

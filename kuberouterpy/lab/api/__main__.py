@@ -49,13 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def write_kubeconfig(path: Path, url: str, *, token: str = "") -> None:
-    """Write a kubeconfig (JSON, which is YAML) for a server, in one step."""
+def write_kubeconfig(path: Path, url: str, *, token: str = "", authority: str = "") -> None:
+    """Write a kubeconfig (JSON, which is YAML) for a server, in one step; ``authority`` is base64 of what to trust."""
     user = {"token": token} if token else {}
+    cluster = {"server": url} | ({"certificate-authority-data": authority} if authority else {})
     body = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "lab", "cluster": {"server": url}}],
+        "clusters": [{"name": "lab", "cluster": cluster}],
         "users": [{"name": "lab", "user": user}],
         "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
         "current-context": "lab",

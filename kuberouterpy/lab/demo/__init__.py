@@ -19,6 +19,7 @@ _BEGAN: Final = "KUBEROUTERPY_DEMO_BEGAN"
 
 def outside(*, nodes: int, families: str, engine: str) -> int:
     """Boot a lab and run the story in it; return 0 only if every step held."""
+    from kuberouterpy.lab import assets
     from kuberouterpy.lab.engine import boot, choose
     from kuberouterpy.lab.engine.plan import GuestPlan
     from kuberouterpy.lab.options import LabOptions
@@ -41,7 +42,7 @@ def outside(*, nodes: int, families: str, engine: str) -> int:
         environment={**os.environ, "PATH": f"/usr/sbin:/usr/bin:{os.environ.get('PATH', '')}", _BEGAN: str(began)},
         engine=choice.engine.name,
         results="",
-        lab=LabOptions(nodes=nodes, families=families),
+        lab=LabOptions(nodes=nodes, families=families, assets=assets.folder(os.environ)),
     )
     try:
         return boot(choice.engine, plan, note=note)
