@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import os
 import socket
 import time
@@ -53,9 +54,8 @@ def socket_option(command: F) -> F:
 
 
 def asked_for(ctx: click.Context) -> bool:
-    """Return whether a person named the socket, on the command line or in the environment."""
-    given = ctx.get_parameter_source("agent_socket") is click.core.ParameterSource.COMMANDLINE
-    return given or VARIABLE in os.environ
+    """Return whether a person named the socket: then its agent must answer."""
+    return ctx.get_parameter_source("agent_socket") is click.core.ParameterSource.COMMANDLINE
 
 
 def ask(path: str, question: str, answer: type[T], **words: Sequence[str]) -> T:
@@ -170,6 +170,8 @@ def offline_loop(
     from kuberouterpy import offline
     from kuberouterpy.cli.run import config_of
 
+    # What a driver or a listing logs is told in the answer; a second voice on stderr only confuses.
+    logging.getLogger("kuberouterpy").addHandler(logging.NullHandler())
     facts = offline.read(map(Path, files), node=node)
     config = replace(config_of(flags), node_name=facts.node)
     if live:

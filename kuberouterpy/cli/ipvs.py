@@ -252,7 +252,7 @@ def _listing(
             yield from ipvsadm.lines(replace(read, servers=kept), form)
             return
         known, notes = _known(ctx, filters)
-        listed = rows(read.servers, known, notes, ours=_ours() if not known else ())
+        listed = rows(read.servers, known, notes, ours=_nobody if known else _judge())
         kept_rows = [row for row in listed if _row_wanted(row, filters)]
         if must_exist and not kept_rows:
             raise click.ClickException("no such virtual server here; kuberouterpy explain says why one is absent")
@@ -292,12 +292,25 @@ def _known(ctx: click.Context, filters: dict[str, Any]) -> tuple[Known, dict[str
     return {(view.kind, view.name): view for view in told.objects}, notes
 
 
-def _ours() -> frozenset[str]:
-    """Return the addresses on the link that carries the VIPs of kube-router and of this agent."""
+Judge = Callable[[VirtualServerKey], bool]
+"""Whether a server is an agent's, where none tells."""
+
+
+def _judge() -> Judge:
+    """Return what tells ours without an agent: the link that carries VIPs, and node ports of the default range."""
+    from kuberouterpy.config import Config
     from kuberouterpy.offline import links_here
 
-    held = (link.addresses for link in links_here() if link.name == DUMMY_LINK)
-    return frozenset(text.partition("/")[0] for addresses in held for text in addresses)
+    first, last = Config().service_node_port_range
+    vips, own = set[str](), set[str]()
+    for link in links_here():
+        held = {text.partition("/")[0] for text in link.addresses}
+        (vips if link.name == DUMMY_LINK else own).update(held)
+    return lambda key: key.address in vips or (key.address in own and first <= key.port <= last)
+
+
+def _nobody(_: VirtualServerKey) -> bool:
+    return False
 
 
 def rows(
@@ -305,7 +318,7 @@ def rows(
     known: Known,
     notes: dict[str, tuple[str, ...]],
     *,
-    ours: Iterable[str] = (),
+    ours: Judge = _nobody,
 ) -> list[ServerRow]:
     """Return one row a virtual server: those of the kernel, and those wanted but missing; problems first, then by key."""
     listed = [_row(server, known, notes, ours=ours) for server in sorted(servers, key=lambda one: one.key)]
@@ -314,23 +327,24 @@ def rows(
     return sorted((*missing, *listed), key=lambda row: row.state in {"ok", "foreign"})
 
 
-def _row(server: Virtual, known: Known, notes: dict[str, tuple[str, ...]], *, ours: Iterable[str]) -> ServerRow:
+def _row(server: Virtual, known: Known, notes: dict[str, tuple[str, ...]], *, ours: Judge) -> ServerRow:
     name = str(server.key)
     view = known.get(("virtual", name))
     flags = ipvsadm.scheduler_flags(server)
+    mine = ours(server.key)
     row = ServerRow(
         name,
         server.scheduler,
-        OURS if not known and server.key.address in ours else FOREIGN,
+        OURS if mine else FOREIGN,
         server.counters,
         flags=",".join(filter(None, (flags, "ops" if server.flags & 4 else ""))),
         persistence_s=server.persistence_s if server.persistent else 0,
-        state="foreign" if known or server.key.address not in ours else "ok",
+        state="ok" if mine else "foreign",
         reals=tuple(_real(one, known, foreign=bool(known) and view is None) for one in server.reals),
     )
     if view is None:
         return row
-    mine = [note for owner in view.owners for note in notes.get(owner, ()) if server.key.address in note.split()]
+    told = [note for owner in view.owners for note in notes.get(owner, ()) if server.key.address in note.split()]
     return replace(
         row,
         whose=view.about.get("service") or OURS,
@@ -338,7 +352,7 @@ def _row(server: Virtual, known: Known, notes: dict[str, tuple[str, ...]], *, ou
         vip=view.about.get("vip", ""),
         owners=view.owners,
         state=view.state if view.state != "missing" else "ok",
-        notes=tuple(filter(None, (view.error, *mine))),
+        notes=tuple(filter(None, (view.error, *told))),
     )
 
 

@@ -138,7 +138,7 @@ def test_without_an_agent_the_kernel_alone_is_shown_and_said_so(
 ) -> None:
     monkeypatch.delenv("KUBEROUTERPY_SOCKET", raising=False)
     monkeypatch.setattr("kuberouterpy.cli.ask.DEFAULT", node + ".none")
-    monkeypatch.setattr(command, "_ours", lambda: frozenset({"10.96.0.10"}))
+    monkeypatch.setattr(command, "_judge", lambda: lambda key: key.address == "10.96.0.10")
     assert main(["ipvs", "list"]) == 0
     told = capsys.readouterr()
     assert "note: no agent answers" in told.err
