@@ -313,13 +313,14 @@ def _boot(
     from kuberouterpy.lab.engine import boot, choose
     from kuberouterpy.lab.engine.plan import GuestPlan
 
+    directory = _here()
     options = None if bare else _lab_options(**cluster)
     choice = choose(engine)
     tell = _Teller(quiet)
     tell(f"engine {choice.engine.name}: {choice.engine.version()} ({choice.reason})")
     plan = GuestPlan(
         command=command,
-        directory=os.getcwd(),
+        directory=directory,
         environment=dict(os.environ),
         engine=choice.engine.name,
         results="",
@@ -340,12 +341,13 @@ def _lab_options(
     timeout: float,
     verbose: bool,
 ) -> LabOptions:
-    from kuberouterpy.lab import assets
+    from kuberouterpy.lab import assets, manifest
     from kuberouterpy.lab.options import LabOptions
 
     for name in files:
         if not Path(name).is_file():
             raise ConfigError(f"--apply {name}: no such file")
+        manifest.check(Path(name))
     try:
         words = tuple(shlex.split(agent_args))
     except ValueError as error:
@@ -381,6 +383,13 @@ class _Teller:
     def __call__(self, text: str) -> None:
         if not self._quiet or text.startswith("warning"):
             click.echo(f"lab {time.monotonic() - self._began:5.1f}s  {text}", err=True)
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise LabError(f"the current folder: {error.strerror}") from error
 
 
 def _made(folder: Path) -> str:

@@ -11,6 +11,22 @@ from kuberouterpy.errors import LabError
 from kuberouterpy.lab.client import MERGE, ApiError, Client, Object, Resource
 
 
+def check(path: Path) -> None:
+    """Refuse a file that is no YAML at all: said before a kernel boots, not half a minute later. Errors: LabError.
+
+    What looks like JSON is left to who applies it: tabs in it are fine there, and not in YAML.
+    """
+    import yaml
+
+    try:
+        text = path.read_text()
+        if not text.lstrip().startswith(("{", "[")):
+            for _event in yaml.parse(text, Loader=yaml.SafeLoader):
+                pass
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise LabError(f"--apply {path}: {' '.join(str(error).split())}") from error
+
+
 def apply(client: Client, path: Path) -> None:
     """Apply every object of a YAML or JSON file, in the file's order.
 

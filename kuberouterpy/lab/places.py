@@ -32,7 +32,7 @@ if [ "$1 $2" = "lab exec" ] && [ $# -gt 3 ]; then
   esac
   word=$4
   [ "$word" = -- ] && word=$5
-  case $word in */*) [ -x "$word" ] || place= ;; esac
+  case $word in */*) [ -x "$word" ] || place="" ;; esac
   case $place in node-*) export KUBEROUTERPY_SOCKET="/run/lab/nodes/$place/agent.sock" ;; esac
   if [ -n "$place" ] && [ -e "/run/netns/$place" ] && command -v "$word" >/dev/null; then
     shift 3

@@ -66,3 +66,14 @@ def test_objects_are_created_and_applied_again_as_changed(client: Client, tmp_pa
 def test_what_cannot_be_applied_is_named(client: Client, tmp_path: Path, text: str, named: str) -> None:
     with pytest.raises(LabError, match=named):
         manifest.apply(client, written(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: 1\n\tb: 2", "\0"])
+def test_a_file_that_is_no_yaml_is_refused_before_there_is_a_cluster(tmp_path: Path, text: str) -> None:
+    with pytest.raises(LabError, match=r"objects\.yaml: "):
+        manifest.check(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", ["", SERVICE % 80, '{\t"kind": "List", "items": []}', "a: &x 1\nb: *x\n---\nc: 2"])
+def test_what_might_be_objects_passes_the_first_look(tmp_path: Path, text: str) -> None:
+    manifest.check(written(tmp_path, text))
