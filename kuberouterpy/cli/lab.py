@@ -37,7 +37,7 @@ def lab() -> None:
 
     Needs no root: where this kernel has no IPVS, it boots one as an ordinary program (User-Mode Linux). The host's files are
     visible inside; what is written there is forgotten, except below --results. Where KUBEBUILDER_ASSETS names a folder with
-    kube-apiserver and etcd, these serve the API instead of the lab's own server.
+    kube-apiserver and etcd, `run` and `shell` take these instead of the lab's own API server.
     """
 
 
