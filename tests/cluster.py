@@ -281,9 +281,9 @@ class Lab:
         """Start a node's GoBGP, empty."""
         control.ask("start-gobgp", node=node)
 
-    def restart_gobgp(self, node: str) -> None:
-        """Stop a node's GoBGP and start it again."""
-        control.ask("restart-gobgp", node=node)
+    def restart_gobgp(self, node: str, number: int = signal.SIGTERM) -> None:
+        """Stop a node's GoBGP and start it again, empty."""
+        control.ask("restart-gobgp", node=node, number=int(number))
 
     def parts(self) -> dict[str, int]:
         """Return the process number of every part that runs."""
@@ -334,7 +334,7 @@ _JUDGES: Final = {
     "ipset": "ipset save",
     "iptables": "iptables-save",
     "ip6tables": "ip6tables-save",
-    "addresses": "ip -o address show",
+    "addresses": "ip -o address show | sed 's/^[0-9]*: //'",
     "routes": "ip route show table all; ip -6 route show table all",
     "rules": "ip rule; ip -6 rule",
 }

@@ -21,6 +21,7 @@ MARK = pytest.mark.lab(
     subnets=2,
     agent_args=(
         "--bgp-holdtime=12s",  # a node that is gone is forgotten soon enough for a test
+        "--bgp-graceful-restart",  # as every manifest says
         "--bgp-graceful-restart-time=12s",
         "--service-external-ip-range=203.0.113.0/24,2001:db8:cb::/64",
         "--loadbalancer-ip-range=198.51.100.0/24,2001:db8:1b::/64,172.30.1.0/24,fd30:0:0:1::/64",  # node-1: K3

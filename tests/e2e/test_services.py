@@ -65,8 +65,8 @@ def test_A16_A17_A18_every_endpoint_is_reached_over_udp_and_sctp(lab: Lab, share
 def test_A22_large_datagrams_arrive_also_through_the_overlay(lab: Lab, shared: Pods, serve: Serve) -> None:
     """IPv4 through a Service; IPv6 between pods only.
 
-    br_netfilter puts an IPv6 datagram together on the bridge, and the kernel's IPVS then takes it for one that was sent whole and
-    does not fit (net/netfilter/ipvs/ip_vs_xmit.c: __mtu_check_toobig_v6), where forwarding cuts it again.
+    br_netfilter puts an IPv6 datagram together on the bridge, and the kernel's IPVS then takes it for one that was sent whole
+    and does not fit (net/netfilter/ipvs/ip_vs_xmit.c: __mtu_check_toobig_v6), where forwarding cuts it again.
     """
     dns = serve(service("dns", [port(53, "dns", protocol="UDP")], {"name": "green"}))
     for place in (shared["guest"], shared["blue"], shared["green"], lab.node("node-2")):
