@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -182,7 +183,7 @@ class Server:
 
     def start(self, *more: str) -> None:
         words = [self._moved(word) for word in assets.apiserver("", plan(1), directory=self.folder)[1:]]
-        self._start("api", [str(STUB), *words, *more])
+        self._start("api", [sys.executable, str(STUB), *words, *more])
 
     def kill(self) -> None:
         self._processes["api"].send_signal(signal.SIGKILL)
