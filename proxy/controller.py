@@ -43,8 +43,18 @@ SYSCTLS: Final = (
     ("net/ipv4/vs/expire_nodest_conn", "1", "a connection whose server is gone ends at once", False),
     ("net/ipv4/vs/expire_quiescent_template", "1", "affinity does not pin clients to a draining server", False),
     ("net/ipv4/vs/conn_reuse_mode", "1", "a client's port that comes again gets a server that lives", True),
-    ("net/netfilter/nf_conntrack_tcp_be_liberal", "1", "a packet out of window does not reset a masqueraded client", True),
-    ("net/netfilter/nf_conntrack_tcp_timeout_close_wait", "3600", "half-closed connections keep their masquerade", True),
+    (
+        "net/netfilter/nf_conntrack_tcp_be_liberal",
+        "1",
+        "a packet out of window does not reset a masqueraded client",
+        True,
+    ),
+    (
+        "net/netfilter/nf_conntrack_tcp_timeout_close_wait",
+        "3600",
+        "half-closed connections keep their masquerade",
+        True,
+    ),
     ("net/ipv4/conf/all/arp_ignore", "1", "VIPs on the dummy link answer no ARP of others", False),
     ("net/ipv4/conf/all/arp_announce", "2", "ARP never names a VIP as its sender", False),
     ("net/bridge/bridge-nf-call-iptables", "1", "replies between pods of one bridge pass IPVS", True),
@@ -122,7 +132,9 @@ def _base(host: Host, config: Config) -> Iterator[Object]:
     for path, value, reason, optional in SYSCTLS:
         yield Sysctl(SysctlKey(path), value, reason, optional=optional)
     for family in host.families:
-        yield Sysctl(SysctlKey(FORWARDING[family]), "1", "answers of endpoints pass this node, with or without its router")
+        yield Sysctl(
+            SysctlKey(FORWARDING[family]), "1", "answers of endpoints pass this node, with or without its router"
+        )
     yield Link(LinkKey(DUMMY_LINK), "dummy")
     yield from masquerade.base(host, config)
     yield from origins.base(host)
