@@ -469,7 +469,7 @@ def _node(one: wire.Node, ref: Ref, problems: Problems, _node_name: str) -> Node
     return Node(
         ref=ref,
         addresses=tuple(_node_addresses(status, problems)),
-        pod_cidrs=problems.each("spec.podCIDRs", spec.pod_cidrs or ([spec.pod_cidr] if spec.pod_cidr else []), _prefix),
+        pod_cidrs=_pod_cidrs(spec),
         zone=sys.intern((meta.labels or {}).get(_ZONE, "")),
         annotations=_annotations(meta),
         unschedulable=bool(spec.unschedulable),
@@ -477,6 +477,16 @@ def _node(one: wire.Node, ref: Ref, problems: Problems, _node_name: str) -> Node
         deleting=meta.deletion_timestamp is not None,
         uid=meta.uid,
     )
+
+
+def _pod_cidrs(spec: wire.NodeSpec) -> tuple[str, ...]:
+    # A range left out would be one withdrawn, with all its pods; refused, the node stays as it was.
+    problems = Problems()
+    texts = spec.pod_cidrs or ([spec.pod_cidr] if spec.pod_cidr else [])
+    cidrs = problems.each("spec.podCIDRs", texts, _prefix)
+    if problems.texts:
+        raise Refused("; ".join(problems.texts))
+    return cidrs
 
 
 def _node_addresses(status: wire.NodeStatus, problems: Problems) -> Iterator[NodeAddress]:

@@ -348,7 +348,7 @@ def test_a_node_keeps_addresses_ranges_and_what_draining_needs() -> None:
         },
         spec={
             "podCIDR": "10.1.0.0/24",
-            "podCIDRs": ["10.1.0.0/24", "FD00:1::/64", "x"],
+            "podCIDRs": ["10.1.0.0/24", "FD00:1::/64"],
             "taints": [{"key": "b"}, {"key": "a"}],
         },
         status={
@@ -369,10 +369,7 @@ def test_a_node_keeps_addresses_ranges_and_what_draining_needs() -> None:
         deleting=True,
         uid="u-1",
     )
-    assert [problem.partition(":")[0] for problem in decoded.problems] == [
-        "status.addresses[2].address",
-        "spec.podCIDRs[2]",
-    ]
+    assert [problem.partition(":")[0] for problem in decoded.problems] == ["status.addresses[2].address"]
 
 
 # --- NetworkPolicy ----------------------------------------------------------------------------------------------------
@@ -664,3 +661,9 @@ def test_a_refused_policy_never_allows_anything(rule: Any) -> None:
     if decoded.record is None:
         assert decoded.isolating is not None
         assert (decoded.isolating.ingress, decoded.isolating.egress) == ((), ())
+
+
+def test_a_node_with_an_unreadable_pod_range_is_refused_whole_lest_its_range_be_withdrawn() -> None:
+    decoded = read(Node, spec={"podCIDRs": ["10.244.1.0/24", "foo"]})
+    assert decoded.record is None
+    assert decoded.problems == ("spec.podCIDRs[1]: 'foo' has no prefix length",)
