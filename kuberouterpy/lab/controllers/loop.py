@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -166,8 +167,10 @@ class _Loop:
             for item in change:
                 if item is not None:
                     for index, controller in enumerate(self._controllers):
-                        for key in controller.affected(self._view, resource, item):
-                            self._dirty[index, key] = None
+                        # An object of absurd shape concerns nobody; it must not end the loop.
+                        with suppress(KeyError, TypeError, ValueError, AttributeError):
+                            for key in controller.affected(self._view, resource, item):
+                                self._dirty[index, key] = None
 
     def _work(self, stop: threading.Event) -> None:
         """Reconcile what is dirty now; what that makes dirty waits for the events that came meanwhile."""
