@@ -39,7 +39,7 @@ from kuberouterpy.cluster import (
 )
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller
-from kuberouterpy.dataplane import KINDS, HealthCheck, Key, Note, ObjectKind, Op, Owner, Route
+from kuberouterpy.dataplane import KINDS, HealthCheck, Key, Note, ObjectKind, Op, Owner, Path, Route
 from kuberouterpy.drivers import Driver, Expecting
 from kuberouterpy.errors import DriverError, MissingModule
 from kuberouterpy.host import Host, describe
@@ -363,7 +363,9 @@ class Loop:
     def _apply(self, now: float) -> int:
         """Apply what differs; return how many operations succeeded or were handed to a lane."""
         closed = [group for group, programmed in self._driver_of.items() if not programmed.listed or programmed.busy]
-        hold = [kind for kind, needed in NEEDS.items() if needed not in self._heard]
+        hold: list[ObjectKind] = [kind for kind, needed in NEEDS.items() if needed not in self._heard]
+        if self.store.nodes.get(Ref("", self.config.node_name)) is None:
+            hold.append(Path)  # our own Node cannot be read: what it says of our ranges may still be so
         done = 0
         for batch in self.tracker.pending(now, busy=closed, hold_deletes=hold):
             programmed = self._driver_of[batch.group]

@@ -34,8 +34,12 @@ from kuberouterpy.dataplane import (
     Object,
     Op,
     Owner,
+    Path,
+    PathKey,
     Route,
     RouteKey,
+    Speaker,
+    SpeakerKey,
     Verb,
     VirtualServer,
     VirtualServerKey,
@@ -169,6 +173,17 @@ def test_routes_of_a_former_life_stay_until_bgp_has_spoken() -> None:
     world.loop.put(Replace(BestPath, ()))
     world.step()
     assert route.key not in world.drivers["routes"].list()
+
+
+def test_paths_of_a_former_life_stay_while_the_own_node_cannot_be_read() -> None:
+    world = World(Controller("routing", lambda *_: (), lambda *_: (), lambda *_: Desired(), lambda _: True))
+    path = Path(PathKey("10.1.4.0/24"), "10.0.0.1")
+    world.leave(Speaker(SpeakerKey(), 64512, "10.0.0.1"), path)
+    world.sync()
+    assert path.key in world.drivers["gobgp"].list()
+    world.loop.put(Upsert(NODE))
+    world.step()
+    assert path.key not in world.drivers["gobgp"].list()
 
 
 def test_leftovers_of_a_controller_that_is_not_run_stay() -> None:
