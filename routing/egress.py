@@ -64,7 +64,8 @@ def of_node(node: Node, host: Host) -> Iterator[Entry]:
         if family_of(address) in host.families:
             yield Entry(EntryKey(set_name(_NODES, family_of(address)), address), comment=name)
     for cidr in pod_cidrs_of(node):
-        if family_of(cidr) in host.families:
+        # A range that is everything would end SNAT for all pods, and hash:net refuses it.
+        if family_of(cidr) in host.families and not cidr.endswith("/0"):
             yield Entry(EntryKey(set_name(_PODS, family_of(cidr)), cidr), comment=name)
 
 
