@@ -119,6 +119,24 @@ class Place:
         assert len(answers) == len(urls), f"{self}: curl {' '.join(urls)}\n{done.text}"
         return answers
 
+    def codes(self, *urls: str, timeout_s: float = 3) -> list[int]:
+        """Fetch URLs all at once; return curl's exit code for each: 0, REFUSED, TIMED_OUT, ..."""
+        words = [
+            "curl",
+            "-Zgs0",
+            "--no-progress-meter",
+            "--parallel-immediate",
+            "-m",
+            f"{timeout_s:g}",
+            "-w",
+            r"'%{urlnum} %{exitcode}\n'",
+        ]
+        text = self.sh(" ".join((*words, *(f"-o /dev/null {one}" for one in urls))), timeout_s=20 + timeout_s).text
+        told = [line.split() for line in text.splitlines()]
+        found = {int(number): int(code) for number, code in told}
+        assert len(found) == len(urls), f"{self}: curl {' '.join(urls)}\n{text}"
+        return [found[number] for number in range(len(urls))]
+
     def names(self, url: str, count: int, *, timeout_s: float = 3) -> Counter[str]:
         """Return who answers how often when a URL is fetched again and again; failures count as ``curl exit N``."""
         found = self.curl(*(f"{url}/hostname" for _ in range(count)), timeout_s=timeout_s)
@@ -329,14 +347,14 @@ class Lab:
             place.close()
 
 
+_SHOW: Final = "address show\nroute show table all\nrule show\n"
 _JUDGES: Final = {
     "ipvsadm": "ipvsadm -Sn",
     "ipset": "ipset save",
     "iptables": "iptables-save",
     "ip6tables": "ip6tables-save",
-    "addresses": "ip -o address show | sed 's/^[0-9]*: //'",
-    "routes": "ip route show table all; ip -6 route show table all",
-    "rules": "ip rule; ip -6 rule",
+    "ip": f"ip -4 -o -batch - <<END\n{_SHOW}END",
+    "ip -6": f"ip -6 -o -batch - <<END\n{_SHOW}END",
 }
 _VOLATILE: Final = {"initval", "hashsize", "bucketsize", "maxelem"}
 
@@ -348,6 +366,8 @@ def _clean(line: str) -> str:
     if line.startswith(":"):  # a chain with its counters
         return line.partition(" [")[0]
     words = [word for word in line.split() if word != "linkdown"]  # a bridge without pods
+    if words[0][0].isdigit() and words[0].endswith(":") and len(words) > 2 and words[2] in {"inet", "inet6"}:
+        words = words[1:]  # the index of a link that was made again
     if words[:1] == ["create"]:
         words = [word for before, word in zip(("", *words), words, strict=False) if not {before, word} & _VOLATILE]
     if "fe80::" in line or words[:1] == [

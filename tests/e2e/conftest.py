@@ -108,7 +108,7 @@ def shared(lab: Lab) -> Iterator[Pods]:
         remove(lab, PODS, item["metadata"]["name"], namespace=item["metadata"]["namespace"])
     for name in (NAMESPACE, OTHER_NAMESPACE):
         lab.api.delete(NAMESPACES, "", name)
-    eventually(same, lab, before)
+    back(lab, before)
 
 
 def _create(lab: Lab) -> dict[str, Object]:
@@ -164,7 +164,7 @@ def unchanged(lab: Lab, _baseline: Dataplane) -> Iterator[Dataplane]:
     """What every kernel held before the test, and must hold again soon after it: everything deleted leaves nothing."""
     yield _baseline
     try:
-        eventually(same, lab, _baseline)
+        back(lab, _baseline)
     except AssertionError:
         _baseline.update({node: lab.dataplane(node) for node in lab.nodes})  # the next test is not to blame
         raise
@@ -172,15 +172,27 @@ def unchanged(lab: Lab, _baseline: Dataplane) -> Iterator[Dataplane]:
 
 def same(lab: Lab, before: Dataplane) -> None:
     """Assert that every node's kernel holds what it held."""
+    for node in lab.nodes:
+        same_on(lab, node, before)
+
+
+def same_on(lab: Lab, node: str, before: Dataplane) -> None:
+    """Assert that one node's kernel holds what it held."""
+    now = lab.dataplane(node)
     text = "\n".join(
         line
-        for node in lab.nodes
-        for judge, lines in lab.dataplane(node).items()
+        for judge, lines in now.items()
         for line in difflib.unified_diff(
             before[node][judge], lines, f"{node} {judge} before", "after", n=0, lineterm=""
         )
     )
     assert not text, text
+
+
+def back(lab: Lab, before: Dataplane) -> None:
+    """Assert that every node's kernel holds again what it held, soon."""
+    for node in lab.nodes:  # one after the other: looking costs more than waiting
+        eventually(same_on, lab, node, before)
 
 
 Make = Callable[[Resource, Object], Object]

@@ -11,7 +11,7 @@ import pytest
 
 from kuberouterpy.lab.client import PODS, SERVICES
 from tests.cluster import Lab, Steady, eventually, url
-from tests.e2e.conftest import Dataplane, Make, Pods, Serve, node_port, ready, remove, same, vip, vip_urls
+from tests.e2e.conftest import Dataplane, Make, Pods, Serve, back, node_port, ready, remove, same, vip, vip_urls
 from tests.e2e.objects import NETWORK_POLICIES, SHARED_PORTS, by_pod, pod, policy, port, service
 from tests.e2e.test_services import EVERYONE, WEB, covers, unreached
 
@@ -80,7 +80,7 @@ def test_A25_what_somebody_flushes_comes_back(lab: Lab, shared: Pods, busy: list
         """
         ipvsadm -C
         for program in iptables ip6tables; do
-          for table in filter nat; do
+          for table in filter nat mangle; do
             $program -t $table -F
             $program -t $table -X
           done
@@ -92,9 +92,9 @@ def test_A25_what_somebody_flushes_comes_back(lab: Lab, shared: Pods, busy: list
         ip -6 route flush proto 17
         """
     )
-    eventually(same, lab, before)
+    back(lab, before)
     repaired = json.loads(lab.node("node-1").run("curl -s localhost:20244/status.json"))["drift_repaired"]
-    assert {"virtual", "real", "chain", "set", "entry", "address", "route"} <= set(repaired), repaired
+    assert {"virtual", "real", "chain", "entry", "address", "route"} <= set(repaired), repaired
     found = shared["guest"].curl(*(url(address, number) for address, number in busy))
     assert [answer.code for answer in found] == [0] * len(busy)
     lab.stop_agent("node-1")
@@ -110,9 +110,9 @@ def test_A25_a_deleted_vip_and_a_deleted_dummy_link_come_back_at_once(lab: Lab, 
     before = snapshot(lab)
     addresses = [vip(item, family) for family in lab.families]
     lab.node("node-1").run("; ".join(f"ip address del {one} dev kube-dummy-if" for one in addresses))
-    eventually(same, lab, before)
+    back(lab, before)
     lab.node("node-1").run("ip link delete kube-dummy-if")
-    eventually(same, lab, before)
+    back(lab, before)
     covers(place, vip_urls(lab, item), {"green"})
 
 
@@ -161,7 +161,7 @@ def test_what_others_put_into_the_kernel_is_never_touched(lab: Lab, shared: Pods
         remove(lab, SERVICES, "passing")
         remove(lab, NETWORK_POLICIES, "passing")
         lab.start_agent("node-1")
-        eventually(same, lab, before)
+        back(lab, before)
         lab.wait("agents")
         same(lab, before)
     finally:

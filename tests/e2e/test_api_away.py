@@ -11,7 +11,7 @@ import pytest
 
 from kuberouterpy.lab.client import SERVICES
 from tests.cluster import Lab, Steady, eventually
-from tests.e2e.conftest import Dataplane, Make, Pods, Serve, remove, same, vip, vip_urls
+from tests.e2e.conftest import Dataplane, Make, Pods, Serve, back, remove, same, vip, vip_urls
 from tests.e2e.objects import EVENTS, NAMESPACE, NETWORK_POLICIES, by_block, policy, port, service
 from tests.e2e.test_agents import snapshot
 from tests.e2e.test_services import EVERYONE, WEB, covers, unreached
@@ -48,7 +48,7 @@ def test_A11_everything_stands_while_the_api_is_away_and_goes_on_when_it_is_back
             eventually(covers, place, vip_urls(lab, new), {"green"})
     assert flow.lost == []
     remove(lab, SERVICES, "new")
-    eventually(same, lab, before)
+    back(lab, before)
 
 
 def _waits(lab: Lab, node: str) -> None:

@@ -26,7 +26,7 @@ from tests.e2e.objects import (
 PODS = ("guest", "blue", "green", "stranger")
 """Clients of red: its neighbor on the bridge, another node's pod, another subnet's pod, another namespace's pod."""
 RED = {"name": "red"}
-_PATIENCE_S = 1.5
+_PATIENCE_S = 1.0
 
 
 def clients(lab: Lab, shared: Pods, names: Iterable[str] = (*PODS, "node-1", "node-2")) -> dict[str, Place]:
@@ -37,13 +37,9 @@ def clients(lab: Lab, shared: Pods, names: Iterable[str] = (*PODS, "node-1", "no
 def reached(places: Mapping[str, Place], urls: list[str]) -> set[str]:
     """Return who gets an answer from every URL; who gets one from some is named with them."""
     with ThreadPoolExecutor(len(places)) as pool:
-        found = dict(
-            zip(places, pool.map(lambda place: place.curl(*urls, timeout_s=_PATIENCE_S), places.values()), strict=True)
-        )
-    good = {
-        name: [one for one, answer in zip(urls, answers, strict=True) if not answer.code]
-        for name, answers in found.items()
-    }
+        codes = pool.map(lambda place: place.codes(*urls, timeout_s=_PATIENCE_S), places.values())
+        found = dict(zip(places, codes, strict=True))
+    good = {name: [one for one, code in zip(urls, told, strict=True) if not code] for name, told in found.items()}
     return {name if len(worked) == len(urls) else f"{name}: only {worked}" for name, worked in good.items() if worked}
 
 
@@ -179,8 +175,8 @@ def test_egress_is_judged_where_it_begins(lab: Lab, shared: Pods, make: Make, se
     targets |= {f"{name}/6": direct(lab, shared, name)[1] for name in targets}
 
     def goes_to() -> set[str]:
-        answers = guest.curl(*targets.values(), timeout_s=_PATIENCE_S)
-        return {name for name, answer in zip(targets, answers, strict=True) if not answer.code}
+        codes = guest.codes(*targets.values(), timeout_s=_PATIENCE_S)
+        return {name for name, code in zip(targets, codes, strict=True) if not code}
 
     def goes_only_to(*names: str) -> None:
         assert goes_to() == {one for name in names for one in (name, f"{name}/6")}
