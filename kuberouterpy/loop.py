@@ -39,7 +39,20 @@ from kuberouterpy.cluster import (
 )
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller
-from kuberouterpy.dataplane import KINDS, HealthCheck, Key, Note, ObjectKind, Op, Owner, Path, Route
+from kuberouterpy.dataplane import (
+    KIND_OF_KEY,
+    KINDS,
+    HealthCheck,
+    Key,
+    LinkKey,
+    LocalAddressKey,
+    Note,
+    ObjectKind,
+    Op,
+    Owner,
+    Path,
+    Route,
+)
 from kuberouterpy.drivers import Driver, Expecting
 from kuberouterpy.errors import DriverError, MissingModule
 from kuberouterpy.host import Host, describe
@@ -253,12 +266,29 @@ class Loop:
         self._on_rejection(rejection)
 
     def _touch(self, change: Change) -> None:
+        if change.kind is Link and self._lost_something(change):
+            self._restart_listing(LocalAddressKey)
         if change.kind is Link or (change.kind is Node and change.ref == Ref("", self.config.node_name)):
             self._host_dirty = True
         if self._all_dirty:
             return
         for controller in self.controllers.values():
             self._dirty.update(dict.fromkeys(controller.affected(change, self.store, self.host, self.config)))
+
+    def _lost_something(self, change: Change) -> bool:
+        """Return whether a link of ours, or an address on one, is gone although we hold it to be there."""
+        name, after = change.ref.name, change.after
+        if after is None:
+            return self.tracker.actual(LinkKey(name)) is not None
+        before = change.before.addresses if isinstance(change.before, Link) else ()
+        gone = {*before}.difference(after.addresses if isinstance(after, Link) else ())
+        return any(self.tracker.actual(_address_key(name, text)) is not None for text in gone)
+
+    def _restart_listing(self, key: type) -> None:
+        """List the driver of a kind of key in this step: the kernel has told of a change we did not make."""
+        for programmed in self.drivers:
+            if KIND_OF_KEY[key] in programmed.driver.kinds:
+                programmed.list_at = 0.0
 
     def _describe_host(self) -> None:
         self._host_dirty = False
@@ -494,3 +524,8 @@ class Loop:
             retry = self.tracker.next_deadline()
             deadlines += [] if retry is None else [retry]
         return min(deadlines)
+
+
+def _address_key(link: str, text: str) -> LocalAddressKey:
+    address, _, prefix = text.partition("/")
+    return LocalAddressKey(link, address, int(prefix))

@@ -7,10 +7,12 @@ import queue
 from collections.abc import Mapping, Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from kuberouterpy.cluster import (
     KUBERNETES_KINDS,
     BestPath,
+    Delete,
     Link,
     Node,
     NodeAddress,
@@ -29,6 +31,7 @@ from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller, Desired
 from kuberouterpy.dataplane import (
     Key,
+    LocalAddress,
     LocalAddressKey,
     NextHop,
     Object,
@@ -44,6 +47,7 @@ from kuberouterpy.dataplane import (
     VirtualServer,
     VirtualServerKey,
 )
+from kuberouterpy.dataplane import Link as LinkObject
 from kuberouterpy.drivers import fake
 from kuberouterpy.errors import DriverError
 from kuberouterpy.family import IPV4
@@ -149,6 +153,24 @@ def test_what_another_hand_removed_is_put_back_at_the_resync_and_counted() -> No
     world.step(after_s=400.0)
     assert SERVERS in world.ipvs()
     assert world.loop.status.drift_repaired == {"virtual": 1}
+
+
+@pytest.mark.parametrize("gone", ["address", "link"])
+def test_a_vip_that_the_kernel_says_is_gone_comes_back_without_waiting_for_a_resync(gone: str) -> None:
+    world = World()
+    world.sync(WEB)
+    key = LocalAddressKey("kube-dummy-if", "10.96.0.10", 32)
+    dummy = Link("kube-dummy-if", 5, "dummy", up=True, addresses=("10.96.0.10/32",))
+    world.loop.put(Upsert(dummy))
+    world.step()
+    objects = world.drivers["links"].kernel.objects
+    objects[LocalAddress].clear()
+    if gone == "link":
+        objects[LinkObject].clear()
+    world.loop.put(Upsert(replace(dummy, addresses=())) if gone == "address" else Delete(Link, dummy.ref))
+    world.step()
+    assert key in world.drivers["links"].list()
+    assert world.loop.status.drift_repaired["address"] == 1
 
 
 def test_a_restart_deletes_leftovers_and_touches_nothing_that_is_right() -> None:
