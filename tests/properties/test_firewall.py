@@ -19,6 +19,7 @@ from kuberouterpy.cluster import (
     Namespace,
     NetworkPolicy,
     Pod,
+    PolicyPeer,
     PolicyPort,
     PolicyRule,
     Record,
@@ -378,6 +379,16 @@ def snapshot(store: Store) -> Oracle:
     return Oracle(list(store.pods), list(store.namespaces), list(store.policies))
 
 
+def at_home(rules: tuple[PolicyRule, ...] | None, namespace: str) -> tuple[PolicyRule, ...] | None:
+    """Return rules as a policy of ``namespace`` has them: peers without a namespace selector are its own pods."""
+
+    def moved(peer: PolicyPeer) -> PolicyPeer:
+        own = isinstance(peer, PodSelector) and peer.namespaces is None
+        return replace(peer, namespace=namespace) if own else peer
+
+    return None if rules is None else tuple(replace(rule, peers=tuple(map(moved, rule.peers))) for rule in rules)
+
+
 @st.composite
 def edits(draw: st.DrawFn, records: tuple[Record, ...]) -> list[Event]:
     """Return what people do to policies: put rules in another order, replace some, add one, delete one."""
@@ -389,8 +400,8 @@ def edits(draw: st.DrawFn, records: tuple[Record, ...]) -> list[Event]:
             case "reorder" if old is not None:
                 new = replace(old, ingress=turned(old.ingress), egress=turned(old.egress))
             case "replace" if old is not None:
-                other = draw(policies())
-                new = NetworkPolicy(old.ref, old.pods, draw(two_rules(old.ref.namespace)), other.egress)
+                egress = at_home(draw(policies()).egress, old.ref.namespace)
+                new = NetworkPolicy(old.ref, old.pods, draw(two_rules(old.ref.namespace)), egress)
             case "delete" if old is not None:
                 events.append(Delete(NetworkPolicy, old.ref))
                 del known[old.ref]
