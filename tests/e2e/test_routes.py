@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 
 import pytest
 
@@ -14,6 +15,8 @@ from tests.e2e.conftest import Dataplane, Pods, back, same_on
 from tests.e2e.objects import HTTP
 
 PROTOCOL = 17
+RESTART_TIME_S = 12
+"""As --bgp-graceful-restart-time of these labs."""
 """Routing protocol number of routes learned by BGP (kube-router's)."""
 
 
@@ -141,12 +144,15 @@ def test_a_gobgp_that_ends_and_starts_again_costs_nothing(
     """
     targets = [(shared.ip(name, family), HTTP) for name in ("guest", "green") for family in lab.families]
     with Steady(shared["blue"], targets) as flow:
+        began = time.monotonic()
         lab.restart_gobgp("node-2", number)
         same_on(lab, "node-2", unchanged)
         eventually(meshed, lab)
+        # Neighbors keep the routes of a lost session for the restart time, no longer: a slow machine may need more.
+        in_time = time.monotonic() - began < RESTART_TIME_S
         back(lab, unchanged)
     assert flow.asked > len(targets)
-    assert number is signal.SIGTERM or flow.lost == []
+    assert number is signal.SIGTERM or not in_time or flow.lost == []
 
 
 @pytest.mark.timeout(180)
