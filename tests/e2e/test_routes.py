@@ -15,9 +15,9 @@ from tests.e2e.conftest import Dataplane, Pods, back, same_on
 from tests.e2e.objects import HTTP
 
 PROTOCOL = 17
+"""Routing protocol number of routes learned by BGP (kube-router's)."""
 RESTART_TIME_S = 12
 """As --bgp-graceful-restart-time of these labs."""
-"""Routing protocol number of routes learned by BGP (kube-router's)."""
 
 
 def neighbors(lab: Lab, node: str) -> dict[str, str]:
