@@ -86,6 +86,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    # The test before this one left standing what it shares with this one, which no test here will end: do that now.
+    item.session._setupstate.teardown_exact(nextitem)
     return True
 
 
