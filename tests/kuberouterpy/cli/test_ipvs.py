@@ -11,8 +11,7 @@ import pytest
 import yaml
 
 from kuberouterpy import answers
-from kuberouterpy.cli import ipvs as command
-from kuberouterpy.cli import main, table
+from kuberouterpy.cli import ipvs_rows, main, table
 from kuberouterpy.cli.ipvsadm import Form, large, lines, merge_sorted
 from kuberouterpy.dataplane import Forward, RealServer, RealServerKey, VirtualServer, VirtualServerKey
 from kuberouterpy.drivers import ipvs_table
@@ -129,7 +128,7 @@ def test_what_is_wanted_but_missing_stands_first(
 ) -> None:
     monkeypatch.setattr(ipvs_table, "read", lambda: Table("1.2.1", 4096, ()))
     known = answers.View("virtual", "tcp 10.96.0.10:80", "missing", owners=("proxy/service/default/web",), error="no")
-    listed = command.rows((), {("virtual", known.name): known}, {})
+    listed = ipvs_rows.rows((), {("virtual", known.name): known}, {})
     assert [(row.name, row.state, row.notes) for row in listed] == [("tcp 10.96.0.10:80", "missing", ("no",))]
 
 
@@ -138,7 +137,7 @@ def test_without_an_agent_the_kernel_alone_is_shown_and_said_so(
 ) -> None:
     monkeypatch.delenv("KUBEROUTERPY_SOCKET", raising=False)
     monkeypatch.setattr("kuberouterpy.cli.ask.DEFAULT", node + ".none")
-    monkeypatch.setattr(command, "_judge", lambda: lambda key: key.address == "10.96.0.10")
+    monkeypatch.setattr(ipvs_rows, "judge", lambda: lambda key: key.address == "10.96.0.10")
     assert main(["ipvs", "list"]) == 0
     told = capsys.readouterr()
     assert "note: no agent answers" in told.err
