@@ -14,7 +14,7 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto,
 from kuberouterpy import gobgp
 from kuberouterpy.cluster import BestPath
 from kuberouterpy.dataplane import Neighbor, NeighborKey
-from kuberouterpy.drivers.gobgp import fingerprint
+from kuberouterpy.drivers.gobgp_neighbors import fingerprint
 from kuberouterpy.family import IPV4, IPV6
 from kuberouterpy.gobgp import gobgp_pb2 as pb
 from kuberouterpy.gobgp import wire
