@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import signal
 import subprocess
@@ -33,6 +32,7 @@ from kuberouterpy.lane import Lane, LaneResult
 from kuberouterpy.log import configure
 from kuberouterpy.log import event as log_event
 from kuberouterpy.loop import Ask, Loop, Programmed
+from kuberouterpy.prepare import MODULES, load_modules, missing_modules
 from kuberouterpy.sources.events import EventRecorder, EventType, Occurrence
 from kuberouterpy.sources.gobgp import GobgpSource
 from kuberouterpy.sources.http import HttpSource
@@ -41,19 +41,6 @@ from kuberouterpy.sources.netlink import NetlinkSource
 from kuberouterpy.sources.socket import SocketSource
 from kuberouterpy.wiring import controllers, is_ours
 
-_MODULES: Final = {
-    "ip_vs": "virtual servers",
-    "ip_vs_rr": "the default scheduler",
-    "br_netfilter": "replies between pods of one bridge pass IPVS",
-    "dummy": "the link that carries VIPs",
-    "ip_set": "sets of addresses",
-    "xt_set": "rules over sets",
-    "xt_ipvs": "rules for what passes a virtual server",
-    "nf_conntrack": "states of connections",
-    "nf_conntrack_netlink": "cleaning UDP flows older than their VIP",
-}
-"""Loaded at start where the host lets us, each with what for. What is missing is named then, and again by the driver that
-needs it: a kernel may have one built in without a word."""
 _ANSWER_S: Final = 10.0
 """A question waits so long for the loop, which may be in the middle of a large batch."""
 _log = logging.getLogger("kuberouterpy.agent")
@@ -197,7 +184,7 @@ class Agent:
         names = {controller.name for controller in chosen}
         # Beside our socket: a tmpfs, forgotten at a reboot as the settings are.
         memory = Path(config.agent_socket).with_name("sysctls.json") if config.agent_socket else None
-        yield Programmed(SysctlDriver(memory=memory), period_s=config.iptables_sync_period_s)
+        yield Programmed(SysctlDriver(Path(config.sysctl_root), memory=memory), period_s=config.iptables_sync_period_s)
         yield Programmed(
             LinksDriver(dummy="proxy" in names, tunnels="routing" in names),
             period_s=config.injected_routes_sync_period_s,
@@ -217,18 +204,10 @@ class Agent:
 
 
 def _load_modules() -> None:
+    """Load what the host lets us; what is missing is named now, and again by the driver that needs it."""
     try:
-        subprocess.run(("modprobe", "-aq", *_MODULES), check=False, capture_output=True, timeout=30)
+        load_modules()
     except (OSError, subprocess.TimeoutExpired) as error:
         log_event(_log, logging.DEBUG, "modules-not-loaded", error=error)
-    for module in _missing_modules(Path("/sys/module"), Path("/lib/modules", os.uname().release, "modules.builtin")):
-        log_event(_log, logging.WARNING, "module-missing", key=module, reason=f"needed for {_MODULES[module]}")
-
-
-def _missing_modules(loaded: Path, builtin: Path) -> list[str]:
-    """Return the modules that are neither loaded nor built into the kernel."""
-    try:
-        names = {Path(line).stem for line in builtin.read_text().split()}
-    except OSError:
-        names = set()
-    return [one for one in _MODULES if not (loaded / one).exists() and one not in names]
+    for module in missing_modules():
+        log_event(_log, logging.WARNING, "module-missing", key=module, reason=f"needed for {MODULES[module]}")

@@ -51,6 +51,7 @@ class Config(Struct, frozen=True, kw_only=True):
     enable_pprof: bool = False
     v: int = 0
     log_format: str = "logfmt"
+    sysctl_root: str = "/proc/sys"
     agent_socket: str = "/run/kuberouterpy/agent.sock"
     max_delete_ratio: float = 1.0
 

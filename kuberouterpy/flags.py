@@ -274,6 +274,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("enable-pprof", BOOL, _G, "Go profiler", "this agent is not a Go program"),
     Flag("v", NUMBER, _G, "Verbosity: 0 tells changes, 1 and more every operation", short="v"),
     Flag("log-format", Form("FORMAT", one_of("logfmt", "json")), _G, "Form of log lines: logfmt or json", ours=True),
+    Flag("sysctl-root", PATH, _G, "Where /proc/sys is: a pod sees its own read-only, the host's is mounted", ours=True),
     Flag("agent-socket", PATH, _G, "Unix socket on which the agent answers plan, explain and ipvs", ours=True),
     Flag(
         "max-delete-ratio",

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from kuberouterpy.lab.api.addresses import Network
+from kuberouterpy.lab.api.authorizer import ACCOUNT
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -30,7 +31,8 @@ class Config(msgspec.Struct, frozen=True):
     validate: bool = True
     """Whether objects are checked."""
     token_file: Path | None = None
-    """Bearer tokens that are let in, ``TOKEN[,USER]`` a line; without a file everybody is."""
+    """Bearer tokens that are let in, ``TOKEN[,USER]`` a line; without a file everybody is, as administrator or as the service
+    account that the token names."""
     audit_log: Path | None = None
     """File that gets a line of JSON for every request."""
 
@@ -47,7 +49,7 @@ class Tokens:
         """Return who an Authorization header belongs to; None where it is not let in."""
         scheme, _, token = authorization.partition(" ")
         if self._path is None:
-            return "system:admin"
+            return token if token.startswith(ACCOUNT) else "system:admin"
         self._refresh(self._path)
         return self._users.get(token.strip()) if scheme.lower() == "bearer" and token.strip() else None
 

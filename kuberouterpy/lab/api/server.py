@@ -8,7 +8,7 @@ import threading
 
 import msgspec
 
-from kuberouterpy.lab.api import discovery, openapi, watching
+from kuberouterpy.lab.api import authorizer, discovery, openapi, watching
 from kuberouterpy.lab.api.audit import AuditLog
 from kuberouterpy.lab.api.config import Config, Tokens
 from kuberouterpy.lab.api.core import Core
@@ -119,6 +119,11 @@ class ApiServer:
         except StatusError as error:
             refusal = error
         what = verb(request.method, target, watch=request.flag("watch")) if target else request.method.lower()
+        if target:
+            try:
+                authorizer.refuse(self.core.storage, user, target, what)
+            except StatusError as error:
+                refusal = error
         plural = target.resource.plural if target else ""
         sight = Sight(request.method, request.target, what, plural, request.agent)
         faults = self.core.faults.strike(sight) if not request.path.startswith("/lab/") else []
