@@ -20,6 +20,7 @@ from kuberouterpy.controller import Controller
 from kuberouterpy.dataplane import Note, Owner
 from kuberouterpy.drivers.cni import CniDriver
 from kuberouterpy.drivers.conntrack import ConntrackDriver
+from kuberouterpy.drivers.fou import FouDriver
 from kuberouterpy.drivers.gobgp import GobgpDriver
 from kuberouterpy.drivers.health import HealthDriver
 from kuberouterpy.drivers.ipset import IpsetDriver
@@ -28,6 +29,7 @@ from kuberouterpy.drivers.ipvs import IpvsDriver
 from kuberouterpy.drivers.links import LinksDriver
 from kuberouterpy.drivers.routes import RoutesDriver
 from kuberouterpy.drivers.sysctl import SysctlDriver
+from kuberouterpy.drivers.vxlan import VxlanDriver
 from kuberouterpy.lane import Lane, LaneResult
 from kuberouterpy.log import configure
 from kuberouterpy.log import event as log_event
@@ -196,7 +198,8 @@ class Agent:
             yield Programmed(ConntrackDriver(), period_s=config.ipvs_sync_period_s)
             yield Programmed(HealthDriver(self._well), period_s=config.ipvs_sync_period_s)
         if "routing" in names:
-            yield Programmed(RoutesDriver(), period_s=config.injected_routes_sync_period_s)
+            for driver in (FouDriver(), VxlanDriver(), RoutesDriver()):
+                yield Programmed(driver, period_s=config.injected_routes_sync_period_s)
             if config.enable_cni:
                 yield Programmed(CniDriver(), period_s=config.routes_sync_period_s)
             gobgp = GobgpDriver(config.gobgp_socket, lost=lambda: self._put(Restarted("gobgp")))

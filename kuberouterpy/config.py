@@ -100,7 +100,8 @@ class Config(Struct, frozen=True, kw_only=True):
     enable_overlay: bool = True
     overlay_type: str = "subnet"
     overlay_encap: str = "ipip"
-    overlay_encap_port: int = 5555
+    overlay_encap_port: int = 0
+    """0: the usual one of the encapsulation, 5555 for fou and 4789 for vxlan."""
     enable_pod_egress: bool = True
     enable_cni: bool = True
     cni_conf_file: str = "/etc/cni/net.d/10-kuberouter.conflist"

@@ -76,6 +76,19 @@ class Sysctl(Struct, frozen=True):
     """Absent on some kernels: then not an error."""
 
 
+class FouPortKey(Struct, frozen=True, order=True):
+    """A UDP port of one family."""
+
+    family: Family
+    port: int
+
+
+class FouPort(Struct, frozen=True):
+    """A UDP port at which the kernel takes Generic UDP Encapsulation (GUE) apart: the receiving end of ``fou`` tunnels."""
+
+    key: FouPortKey
+
+
 class LinkKey(Struct, frozen=True, order=True):
     """A link by name."""
 
@@ -93,7 +106,31 @@ class Link(Struct, frozen=True):
     local: str = ""
     """Tunnel endpoint here."""
     remote: str = ""
-    """Tunnel endpoint there."""
+    """Tunnel endpoint there; empty for vxlan, whose far ends are :class:`FarEnd` objects."""
+    port: int = 0
+    """UDP port there: of vxlan, or of an ipip or ip6tnl link that is wrapped in GUE; 0: no UDP."""
+    vni: int = 0
+    """VXLAN network identifier."""
+    hardware: str = ""
+    """Hardware address, lower case with colons; empty: the kernel's choice, not compared."""
+
+
+class FarEndKey(Struct, frozen=True, order=True):
+    """A node that one of our vxlan links reaches."""
+
+    link: str
+    address: str
+    """The node's address, to which packets are sent."""
+
+
+class FarEnd(Struct, frozen=True):
+    """Where a vxlan link finds a node: a forwarding entry and a neighbor entry, both permanent. Nothing is learned or asked."""
+
+    key: FarEndKey
+    hardware: str
+    """Hardware address of the node's own vxlan link."""
+    gateway: str
+    """Next hop that stands for the node in routes over the link."""
 
 
 class LocalAddressKey(Struct, frozen=True, order=True):
@@ -263,6 +300,8 @@ class NextHop(Struct, frozen=True, order=True):
     """Canonical address; empty: on link."""
     link: str = ""
     """Link name; empty: the kernel finds it by the gateway (then not compared)."""
+    on_link: bool = False
+    """Take the gateway as reachable over the link whatever the addresses say."""
 
 
 class Route(Struct, frozen=True):
@@ -565,7 +604,9 @@ class Path(Struct, frozen=True):
 
 Key: TypeAlias = (
     SysctlKey
+    | FouPortKey
     | LinkKey
+    | FarEndKey
     | LocalAddressKey
     | SetKey
     | EntryKey
@@ -585,7 +626,9 @@ Key: TypeAlias = (
 )
 Object: TypeAlias = (
     Sysctl
+    | FouPort
     | Link
+    | FarEnd
     | LocalAddress
     | Set
     | Entry
@@ -621,6 +664,7 @@ class Op(NamedTuple):
 # when the servers stand.
 KINDS: Final[tuple[ObjectKind, ...]] = (
     Sysctl,
+    FouPort,
     Link,
     Set,
     Entry,
@@ -631,6 +675,7 @@ KINDS: Final[tuple[ObjectKind, ...]] = (
     RealServer,
     Flows,
     HealthCheck,
+    FarEnd,
     Route,
     RoutingRule,
     CniConfig,
@@ -642,7 +687,9 @@ KINDS: Final[tuple[ObjectKind, ...]] = (
 
 KIND_OF_KEY: Final[dict[type, ObjectKind]] = {
     SysctlKey: Sysctl,
+    FouPortKey: FouPort,
     LinkKey: Link,
+    FarEndKey: FarEnd,
     LocalAddressKey: LocalAddress,
     SetKey: Set,
     EntryKey: Entry,
@@ -674,7 +721,7 @@ def requires(value: Object) -> Iterator[Key]:
                 yield ChainKey(key.family, key.table, target)
         case Jump(key=key):
             yield ChainKey(key.family, key.table, key.chain)
-        case LocalAddress(key=key):
+        case LocalAddress(key=key) | FarEnd(key=key):
             yield LinkKey(key.link)
         case RealServer(key=key):
             yield key.server

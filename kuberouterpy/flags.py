@@ -379,7 +379,12 @@ FLAGS: Final[tuple[Flag, ...]] = (
         _R,
         "Encapsulation: ipip, fou or vxlan",
     ),
-    Flag("overlay-encap-port", Form("PORT", whole(1024, _MAX_PORT)), _R, "Port of the encapsulation"),
+    Flag(
+        "overlay-encap-port",
+        PORT_OR_NONE,
+        _R,
+        "UDP port of fou (else 5555) and vxlan (else 4789)",
+    ),
     Flag("enable-pod-egress", BOOL, _R, "SNAT pods that talk to the outside"),
     Flag("enable-cni", BOOL, _R, "Write the CNI configuration"),
     Flag("cni-conf-file", PATH, _R, "CNI configuration; else the environment's KUBE_ROUTER_CNI_CONF_FILE", ours=True),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from kuberouterpy.config import Config
 from kuberouterpy.drivers import Driver
 from kuberouterpy.drivers.cni import CniDriver
+from kuberouterpy.drivers.fou import FouDriver
 from kuberouterpy.drivers.gobgp import GobgpDriver
 from kuberouterpy.drivers.ipset import IpsetDriver
 from kuberouterpy.drivers.iptables import IptablesDriver
@@ -16,6 +17,7 @@ from kuberouterpy.drivers.ipvs import IpvsDriver
 from kuberouterpy.drivers.links import LinksDriver
 from kuberouterpy.drivers.routes import RoutesDriver
 from kuberouterpy.drivers.sysctl import SysctlDriver
+from kuberouterpy.drivers.vxlan import VxlanDriver
 from kuberouterpy.offline import Facts, PlanningLoop, events, idle, links_here
 from kuberouterpy.wiring import is_ours
 
@@ -35,7 +37,7 @@ def build(config: Config, facts: Facts) -> PlanningLoop:
     if config.run_service_proxy:
         drivers.append(IpvsDriver(lambda key: is_ours(loops[0], key)))
     if config.run_router:
-        drivers += [RoutesDriver(), GobgpDriver(config.gobgp_socket, lost=lambda: None)]
+        drivers += [FouDriver(), VxlanDriver(), RoutesDriver(), GobgpDriver(config.gobgp_socket, lost=lambda: None)]
         drivers += [CniDriver()] if config.enable_cni else []
     loop = idle(config, drivers)
     loops.append(loop)

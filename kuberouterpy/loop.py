@@ -42,6 +42,7 @@ from kuberouterpy.controller import Controller
 from kuberouterpy.dataplane import (
     KIND_OF_KEY,
     KINDS,
+    FarEndKey,
     HealthCheck,
     Key,
     LinkKey,
@@ -52,6 +53,7 @@ from kuberouterpy.dataplane import (
     Owner,
     Path,
     Route,
+    RouteKey,
 )
 from kuberouterpy.drivers import Driver, Expecting
 from kuberouterpy.errors import DriverError, MissingModule
@@ -267,7 +269,11 @@ class Loop:
 
     def _touch(self, change: Change) -> None:
         if change.kind is Link and self._lost_something(change):
-            self._restart_listing(LocalAddressKey)
+            # Addresses, far ends and routes went with it, and the kernel tells of none of them.
+            for key in (LocalAddressKey, FarEndKey, RouteKey):
+                self._restart_listing(key)
+        elif change.kind is Link and self._went_up_or_down(change):
+            self._restart_listing(RouteKey)
         if change.kind is Link or (change.kind is Node and change.ref == Ref("", self.config.node_name)):
             self._host_dirty = True
         if self._all_dirty:
@@ -283,6 +289,12 @@ class Loop:
         before = change.before.addresses if isinstance(change.before, Link) else ()
         gone = {*before}.difference(after.addresses if isinstance(after, Link) else ())
         return any(self.tracker.actual(_address_key(name, text)) is not None for text in gone)
+
+    @staticmethod
+    def _went_up_or_down(change: Change) -> bool:
+        """Return whether a link's routes are gone, or can be again: the kernel drops them with the link, without a word."""
+        states = (one.up for one in (change.before, change.after) if isinstance(one, Link))
+        return len({*states}) == 2
 
     def _restart_listing(self, key: type) -> None:
         """List the driver of a kind of key in this step: the kernel has told of a change we did not make."""

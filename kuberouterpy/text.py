@@ -18,9 +18,13 @@ from kuberouterpy.dataplane import (
     CniConfigKey,
     Entry,
     EntryKey,
+    FarEnd,
+    FarEndKey,
     Flows,
     FlowsKey,
     Forward,
+    FouPort,
+    FouPortKey,
     HealthCheck,
     HealthCheckKey,
     Jump,
@@ -59,6 +63,7 @@ from kuberouterpy.dataplane import (
 
 _WORDS: Final = {
     Sysctl: "sysctl",
+    FouPort: "fou",
     Link: "link",
     LocalAddress: "address",
     Set: "set",
@@ -69,6 +74,7 @@ _WORDS: Final = {
     RealServer: "real",
     Flows: "flows",
     HealthCheck: "health",
+    FarEnd: "far-end",
     Route: "route",
     RoutingRule: "rule",
     CniConfig: "cni",
@@ -103,6 +109,10 @@ def name_of(key: Key) -> str:
             return path
         case LinkKey(name) | SetKey(name):
             return name
+        case FouPortKey(family, port):
+            return f"v{family:d} udp {port}"
+        case FarEndKey(link, address):
+            return f"{link} {address}"
         case LocalAddressKey(link, address, prefix):
             return f"{link} {address}/{prefix}"
         case EntryKey(name, member):
@@ -160,7 +170,8 @@ def _owned(value: Object, owner: Owner | None) -> list[str]:
 
 
 def _hop(hop: NextHop) -> str:
-    return " ".join(word for word in (hop.gateway and f"via {hop.gateway}", hop.link and f"dev {hop.link}") if word)
+    words = (hop.gateway and f"via {hop.gateway}", hop.link and f"dev {hop.link}", hop.on_link and "onlink")
+    return " ".join(word for word in words if word)
 
 
 def _details(value: Object) -> str:
@@ -168,8 +179,18 @@ def _details(value: Object) -> str:
         case Sysctl(value=text):
             return f"= {text}"
         case Link():
-            ends = f" local {value.local} remote {value.remote}" if value.remote else ""
-            return f"{value.kind}{ends}{f' mtu {value.mtu}' if value.mtu else ''}"
+            words = {
+                "vni": value.vni,
+                "local": value.local,
+                "remote": value.remote,
+                "port": value.port,
+                "mtu": value.mtu,
+            }
+            return " ".join((value.kind, *(f"{word} {told}" for word, told in words.items() if told)))
+        case FouPort():
+            return "gue"
+        case FarEnd():
+            return f"lladdr {value.hardware} via {value.gateway}"
         case Set():
             return f"{value.type} {value.family.ipset}"
         case Entry():

@@ -40,4 +40,6 @@ def pod_mtu(host: Host, config: Config) -> int:
     """Return the MTU of bridge and pods in bytes; 0 leaves it to the kernel."""
     if not config.auto_mtu or not host.mtu:
         return 0
-    return host.mtu - overlay.overhead_bytes(host, config)
+    if not config.enable_overlay:
+        return host.mtu
+    return min((overlay.mtu(family, host, config) for family in host.families), default=host.mtu)

@@ -11,6 +11,8 @@ from kuberouterpy.controller import Controller, Desired
 from kuberouterpy.dataplane import (
     ChainKey,
     EntryKey,
+    FarEndKey,
+    FouPortKey,
     JumpKey,
     Key,
     LinkKey,
@@ -88,6 +90,8 @@ def claims(key: Key) -> bool:
             return name in egress.SETS
         case ChainKey(name=name) | JumpKey(chain=name):
             return name in egress.CHAINS
+        case FouPortKey() | FarEndKey():
+            return True  # drivers list those of our own tunnels only
         case RouteKey() | NeighborKey() | RoutePolicyKey() | PathKey():
             return True
         case RoutingRuleKey(source=source, fwmark=fwmark):
@@ -106,7 +110,7 @@ def _base(_: str, store: Store, host: Host, config: Config) -> Desired:
         for path, family, reason, optional in SYSCTLS
         if family in host.families
     ]
-    objects += [*cni.base(host, config), *egress.base(host, config), *overlay.rules(host, config)]
+    objects += [*cni.base(host, config), *egress.base(host, config), *overlay.base(host, config)]
     speaker = neighbors.speaker(host, config)
     if speaker is None:
         return Desired(tuple(objects), (Note("bgp", f"no-node-address: Node {host.name} has none of a family in use"),))

@@ -73,11 +73,9 @@ def _next_hop(prefix: str, address: str, store: Store, host: Host, config: Confi
         remotes = overlay.remote_addresses(node, host)
         remote = next((one for one in remotes if family_of(one) is family_of(address)), "")
         if remote and overlay.tunnelled(remote, host, config):
-            return NextHop(link=overlay.tunnel_name(remote))
+            return overlay.next_hop(remote, config)
     if host.on_link(address) is not None:
         return NextHop(gateway=address)
-    if node is not None and config.enable_overlay and config.overlay_encap != overlay.ENCAPSULATION:
-        return Note(prefix, f"encapsulation-not-built: --overlay-encap {config.overlay_encap}")
     return Note(prefix, f"off-subnet: next hop {address} is not on a subnet of this node, let the fabric route")
 
 

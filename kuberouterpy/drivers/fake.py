@@ -30,7 +30,9 @@ from kuberouterpy.dataplane import (
     CniConfig,
     Entry,
     EntryKey,
+    FarEnd,
     Flows,
+    FouPort,
     HealthCheck,
     Jump,
     JumpKey,
@@ -66,7 +68,9 @@ _BLOCKING: Final = (ChainKey, JumpKey)
 
 _PARTS: Final[tuple[tuple[str, tuple[ObjectKind, ...]], ...]] = (
     ("sysctl", (Sysctl,)),
+    ("fou", (FouPort,)),
     ("links", (Link, LocalAddress)),
+    ("vxlan", (FarEnd,)),
     ("ipset", (Set, Entry)),
     ("iptables", (Chain, Jump)),
     ("ipvs", (VirtualServer, RealServer)),

@@ -23,6 +23,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
+from msgspec.structs import replace
+
 from kuberouterpy.dataplane import (
     Key,
     Link,
@@ -49,15 +51,17 @@ TUNNEL_PREFIX: Final = "tun-"
 BRIDGE: Final = "bridge"
 """Kind of the pods' bridge."""
 
-# Names of the attributes of the two ends in pyroute2's schema, per kind; vxlan and others get their rows when they come.
-_ENDS: Final = {
-    "ipip": ("IFLA_IPIP_LOCAL", "IFLA_IPIP_REMOTE"),
-    "ip6tnl": ("IFLA_IP6TNL_LOCAL", "IFLA_IP6TNL_REMOTE"),
-}
+# Beginning of the attributes' names in pyroute2's schema, per kind of tunnel.
+_TUNNELS: Final = {"ipip": "IFLA_IPIP_", "ip6tnl": "IFLA_IP6TNL_", wire.VXLAN: "IFLA_VXLAN_"}
+_GUE: Final = 2  # include/uapi/linux/if_tunnel.h: TUNNEL_ENCAP_GUE
 _NO_ENCAPSULATION_LIMIT: Final = 1  # include/uapi/linux/ip6_tunnel.h: IP6_TNL_F_IGN_ENCAP_LIMIT
-_EXTRA: Final = {"ip6tnl": [("IFLA_IP6TNL_PROTO", 41), ("IFLA_IP6TNL_FLAGS", _NO_ENCAPSULATION_LIMIT)]}
+_EXTRA: Final[dict[str, list[tuple[str, object]]]] = {
+    "ip6tnl": [("IFLA_IP6TNL_PROTO", 41), ("IFLA_IP6TNL_FLAGS", _NO_ENCAPSULATION_LIMIT)]
+}
 """As ``ip -6 tunnel add mode ip6ip6 encaplimit none``: IPv6 in IPv6 only, where the kernel's default carries IPv4 as well, and
 without the option that would take another 8 bytes of every packet than the pods' MTU leaves for the header."""
+_WRAPPED: Final = frozenset({"ipip", "ip6tnl"})
+"""Kinds that a port wraps in UDP."""
 _HEADER_BYTES: Final = 16
 
 
@@ -133,19 +137,38 @@ class LinksDriver:
             return unanswered(attempted, error)
 
     def _set_link(self, attempted: str, wanted: Link, seen: LinkSeen | None) -> DriverError | None:
-        if seen and seen.kind != wanted.kind:
+        if seen and (seen.kind, seen.port, seen.vni) != (wanted.kind, wanted.port, wanted.vni):
             error = self._send(attempted, self._deletion(seen))
             if error:
                 return DriverError(f"{attempted}: it is there with kind {seen.kind or 'unknown'}", error.errno)
             seen = None
+        if wanted.port and wanted.kind in _WRAPPED and seen is None:
+            return self._make_wrapped(attempted, wanted)
         if seen and seen.up and _satisfies(seen, wanted):
             return None
+        if seen and wanted.kind == wire.VXLAN:
+            return self._change_vxlan(attempted, wanted, seen)
         flags = 0 if seen else CREATE | EXCLUSIVE
         error = self._send(attempted, Message(wire.NEW_LINK, flags, _link_body(wanted, seen)))
         if error or seen or wanted.kind != BRIDGE or not wanted.mtu:
             return error
         # A bridge keeps an MTU only when it is changed to it: one given at its making follows the ports.
         return self._send(attempted, Message(wire.NEW_LINK, 0, _link_body(wanted, self._find(wanted.key.name))))
+
+    def _change_vxlan(self, attempted: str, wanted: Link, seen: LinkSeen) -> DriverError | None:
+        """Change what differs: one message for the link, one for the tunnel, since the kernel refuses both in one."""
+        error = self._send(attempted, Message(wire.NEW_LINK, 0, _link_body(wanted, seen, tunnel=False)))
+        if error or wanted.local == seen.local:
+            return error
+        bare = replace(wanted, mtu=0, hardware="")
+        return self._send(attempted, Message(wire.NEW_LINK, 0, _link_body(bare, seen)))
+
+    def _make_wrapped(self, attempted: str, wanted: Link) -> DriverError | None:
+        error = self._send(attempted, Message(wire.NEW_LINK, CREATE | EXCLUSIVE, _link_body(wanted, None)))
+        if error is None or error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
+            return error
+        lacks = f"the kernel cannot wrap {wanted.kind} in UDP (CONFIG_NET_FOU_IP_TUNNELS, modules fou and fou6)"
+        return DriverError(f"{attempted}: {lacks}; choose --overlay-encap ipip or vxlan", error.errno)
 
     def _deletion(self, seen: LinkSeen) -> Message:
         return Message(wire.DELETE_LINK, 0, wire.link_by_index(seen.ifindex))
@@ -163,7 +186,7 @@ class LinksDriver:
             raise
 
     def _is_ours(self, link: LinkSeen) -> bool:
-        named = link.name.startswith(TUNNEL_PREFIX) and len(link.name) == LINK_LIMIT and link.kind in _ENDS
+        named = link.name.startswith(TUNNEL_PREFIX) and len(link.name) == LINK_LIMIT and link.kind in _TUNNELS
         return link.name == self._dummy or (self._tunnels and named) or LinkKey(link.name) in self._wanted
 
     def _described(self, link: LinkSeen) -> Link:
@@ -171,7 +194,7 @@ class LinksDriver:
         if isinstance(wanted, Link) and _satisfies(link, wanted):
             return wanted
         mtu = 0 if isinstance(wanted, Link) and not wanted.mtu else link.mtu
-        return Link(LinkKey(link.name), link.kind, mtu, link.local, link.remote)
+        return Link(LinkKey(link.name), link.kind, mtu, link.local, link.remote, link.port, link.vni)
 
     # --- addresses ----------------------------------------------------------------------------------------------------
 
@@ -217,16 +240,17 @@ def _satisfies(seen: LinkSeen, wanted: Link) -> bool:
         and wanted.mtu in {0, seen.mtu}
         and wanted.local in {"", seen.local}
         and wanted.remote in {"", seen.remote}
+        and (wanted.port, wanted.vni) == (seen.port, seen.vni)
+        and wanted.hardware in {"", seen.hardware}
     )
 
 
-def _link_body(wanted: Link, seen: LinkSeen | None) -> bytes:
-    """Return the body of RTM_NEWLINK that makes ``wanted``, or changes ``seen`` into it."""
+def _link_body(wanted: Link, seen: LinkSeen | None, *, tunnel: bool = True) -> bytes:
+    """Return the body of RTM_NEWLINK that makes ``wanted``, or changes ``seen`` into it, with the ends of its tunnel or not."""
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # noqa: PLC0415  # 32 MB and 120 ms, and most starts make no link
 
     flags = wire.UP | (wire.NOARP if wanted.kind == "dummy" else 0)
-    names = zip(_ENDS.get(wanted.kind, ()), (wanted.local, wanted.remote), strict=False)
-    ends = [(name, address) for name, address in names if address] + _EXTRA.get(wanted.kind, [])
+    ends = [*_ends(wanted, new=seen is None), *_EXTRA.get(wanted.kind, [])] if tunnel else []
     info: list[tuple[str, object]] = [("IFLA_INFO_KIND", wanted.kind)]
     if ends:
         info.append(("IFLA_INFO_DATA", {"attrs": ends}))
@@ -235,6 +259,8 @@ def _link_body(wanted: Link, seen: LinkSeen | None) -> bytes:
         attrs.append(("IFLA_ADDRESS", _hardware_address()))
     elif wanted.mtu:
         attrs.append(("IFLA_MTU", wanted.mtu))
+    if wanted.hardware:
+        attrs.append(("IFLA_ADDRESS", wanted.hardware))
     if seen is None or ends:
         attrs.append(("IFLA_LINKINFO", {"attrs": info}))
     message = ifinfmsg()
@@ -242,6 +268,21 @@ def _link_body(wanted: Link, seen: LinkSeen | None) -> bytes:
     message["attrs"] = attrs
     message.encode()
     return bytes(message.data)[_HEADER_BYTES:]
+
+
+def _ends(wanted: Link, *, new: bool) -> Iterator[tuple[str, object]]:
+    """Yield the attributes of a tunnel's ends; what cannot change is told only of a new one."""
+    head = _TUNNELS.get(wanted.kind, "")
+    if wanted.kind == wire.VXLAN:
+        yield f"{head}LOCAL6" if ":" in wanted.local else f"{head}LOCAL", wanted.local
+        if new:
+            yield from ((f"{head}ID", wanted.vni), (f"{head}PORT", wanted.port), (f"{head}LEARNING", 0))
+        return
+    if head:
+        yield from ((head + end, text) for end, text in (("LOCAL", wanted.local), ("REMOTE", wanted.remote)) if text)
+    if head and wanted.port:
+        yield from ((f"{head}ENCAP_TYPE", _GUE), (f"{head}ENCAP_FLAGS", 0))
+        yield from ((f"{head}ENCAP_SPORT", 0), (f"{head}ENCAP_DPORT", wanted.port))
 
 
 def _hardware_address() -> str:

@@ -176,7 +176,10 @@ class RoutesDriver:
         wanted = self._wanted.get(key)
         if wanted and _satisfies(whole, wanted):
             return wanted
-        short = (NextHop(hop.gateway, "" if hop.gateway else hop.link) for hop in whole.next_hops)
+        short = (
+            NextHop(hop.gateway, "" if hop.gateway and not hop.on_link else hop.link, hop.on_link)
+            for hop in whole.next_hops
+        )
         return Route(key, tuple(sorted(short)), seen.source, seen.kind)
 
     def _indexes(self, ops: Sequence[Op]) -> dict[str, int]:
@@ -258,7 +261,7 @@ def _route_body(route: Route, indexes: Mapping[str, int]) -> bytes:
         table=route.key.table,
         protocol=PROTOCOL,
         kind=route.kind,
-        hops=tuple(Hop(hop.gateway, indexes[hop.link]) for hop in route.next_hops),
+        hops=tuple(Hop(hop.gateway, indexes[hop.link], hop.on_link) for hop in route.next_hops),
         source=route.source,
     )
 
@@ -274,13 +277,16 @@ def _is_taken(op: Op, refusal: Refusal) -> bool:
 
 def _next_hops(hops: Iterable[Hop], names: Mapping[int, str]) -> Iterator[NextHop]:
     for hop in hops:
-        yield NextHop(hop.gateway, names.get(hop.ifindex, ""))
+        yield NextHop(hop.gateway, names.get(hop.ifindex, ""), hop.on_link)
 
 
 def _satisfies(seen: Route, wanted: Route) -> bool:
     """Return whether the kernel's route is the wanted one, links compared only where one is wanted."""
     links = {hop.gateway: hop.link for hop in wanted.next_hops}
-    hops = sorted(NextHop(hop.gateway, hop.link if links.get(hop.gateway, hop.link) else "") for hop in seen.next_hops)
+    hops = sorted(
+        NextHop(hop.gateway, hop.link if links.get(hop.gateway, hop.link) else "", hop.on_link)
+        for hop in seen.next_hops
+    )
     return (tuple(hops), seen.source, seen.kind) == (wanted.next_hops, wanted.source, wanted.kind)
 
 
@@ -294,5 +300,9 @@ def _attempted(op: Op) -> str:
     where = "" if key.table == 254 else f" in table {key.table}"
     if not isinstance(op.value, Route):
         return f"{op.verb} route {key.destination}{where}"
-    hops = " ".join(f"via {hop.gateway}" if hop.gateway else f"dev {hop.link}" for hop in op.value.next_hops)
+    hops = " ".join(_hop_text(hop) for hop in op.value.next_hops)
     return f"{op.verb} route {key.destination} {hops}{where}"
+
+
+def _hop_text(hop: NextHop) -> str:
+    return " ".join(part for part in (hop.gateway and f"via {hop.gateway}", hop.link and f"dev {hop.link}") if part)

@@ -20,6 +20,7 @@ from kuberouterpy.family import IPV4, IPV6, Family
 NEW_LINK, DELETE_LINK, GET_LINK = 16, 17, 18
 NEW_ADDRESS, DELETE_ADDRESS, GET_ADDRESS = 20, 21, 22
 NEW_ROUTE, DELETE_ROUTE, GET_ROUTE = 24, 25, 26
+NEW_NEIGHBOR, DELETE_NEIGHBOR, GET_NEIGHBOR = 28, 29, 30
 NEW_RULE, DELETE_RULE, GET_RULE = 32, 33, 34
 
 UP: Final = 0x1
@@ -31,19 +32,29 @@ _LINK: Final = struct.Struct("=BxHiII")
 _ADDRESS: Final = struct.Struct("=BBBBI")
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")
 _HOP: Final = struct.Struct("=HBBi")
+_NEIGHBOR: Final = struct.Struct("=BxHiHBB")
 _U32: Final = struct.Struct("=I")
 
-_IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_EXT_MASK = 3, 4, 18, 29
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_EXT_MASK = 1, 3, 4, 18, 29
 _INFO_KIND, _INFO_DATA = 1, 2
 _TUNNEL_LOCAL, _TUNNEL_REMOTE = 2, 3
+_TUNNEL_ENCAP_TYPE, _TUNNEL_ENCAP_PORT = 15, 18
+_VXLAN_ID, _VXLAN_LOCAL, _VXLAN_PORT, _VXLAN_LOCAL6 = 1, 4, 15, 17
 _SKIP_STATISTICS: Final = 8
 _TUNNEL_KINDS: Final = frozenset({"ipip", "ip6tnl", "sit"})
+VXLAN: Final = "vxlan"
 
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _NODAD, _NOPREFIXROUTE = 0x02, 0x200
 
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_MULTIPATH, _RTA_TABLE, _RTA_VIA = 1, 4, 5, 7, 9, 15, 18
 _CLONED: Final = 0x200
+_ON_LINK: Final = 0x4
+_NDA_DST, _NDA_LLADDR = 1, 2
+_PERMANENT: Final = 0x80
+_NTF_SELF: Final = 0x02
+_AF_BRIDGE: Final = 7
+"""Family of forwarding entries."""
 _ROUTE_TYPES: Final = {"unicast": 1, "local": 2}
 _ROUTE_TYPE_NAMES: Final = {number: name for name, number in _ROUTE_TYPES.items()}
 
@@ -66,6 +77,19 @@ class LinkSeen(NamedTuple):
     up: bool
     local: str = ""
     remote: str = ""
+    port: int = 0
+    vni: int = 0
+    hardware: str = ""
+
+
+class NeighborSeen(NamedTuple):
+    """A permanent neighbor or forwarding entry as the kernel lists it."""
+
+    ifindex: int
+    address: str
+    hardware: str
+    forwarding: bool
+    """It stands in the forwarding table: packets for the hardware address go to the address."""
 
 
 class AddressSeen(NamedTuple):
@@ -82,6 +106,7 @@ class Hop(NamedTuple):
 
     gateway: str
     ifindex: int
+    on_link: bool = False
 
 
 class RouteSeen(NamedTuple):
@@ -124,16 +149,64 @@ def decode_link(body: memoryview) -> LinkSeen:
     fields = dict(attributes(body[_LINK.size :]))
     inner = dict(attributes(fields.get(_IFLA_LINKINFO, b"")))
     kind = bytes(inner.get(_INFO_KIND, b"")).rstrip(b"\0").decode()
-    ends = dict(attributes(inner[_INFO_DATA])) if kind in _TUNNEL_KINDS and _INFO_DATA in inner else {}
+    ends = dict(attributes(inner[_INFO_DATA])) if _INFO_DATA in inner else {}
+    local, remote, port, vni = _tunnel(kind, ends)
     return LinkSeen(
         index,
         bytes(fields[_IFLA_IFNAME]).rstrip(b"\0").decode(errors="replace"),
         kind,
         _number(fields.get(_IFLA_MTU, b"")),
         bool(flags & UP),
-        _endpoint(ends.get(_TUNNEL_LOCAL)),
-        _endpoint(ends.get(_TUNNEL_REMOTE)),
+        local,
+        remote,
+        port,
+        vni,
+        hardware_text(bytes(fields.get(_IFLA_ADDRESS, b""))),
     )
+
+
+def _tunnel(kind: str, ends: dict[int, memoryview]) -> tuple[str, str, int, int]:
+    """Return local and remote end, UDP port and VXLAN identifier of a tunnel; empty and 0 for what it has not."""
+    if kind == VXLAN:
+        local = ends.get(_VXLAN_LOCAL) or ends.get(_VXLAN_LOCAL6)
+        return _endpoint(local), "", _big(ends.get(_VXLAN_PORT)), _number(ends.get(_VXLAN_ID, b""))
+    if kind not in _TUNNEL_KINDS:
+        return "", "", 0, 0
+    wrapped = _number(ends.get(_TUNNEL_ENCAP_TYPE, b""))
+    port = _big(ends.get(_TUNNEL_ENCAP_PORT)) if wrapped else 0
+    return _endpoint(ends.get(_TUNNEL_LOCAL)), _endpoint(ends.get(_TUNNEL_REMOTE)), port, 0
+
+
+def neighbor(index: int, address: str, hardware: str, *, forwarding: bool) -> bytes:
+    """Return the body of RTM_NEWNEIGH or RTM_DELNEIGH for a permanent neighbor or forwarding entry."""
+    family = AF_INET6 if ":" in address else AF_INET
+    head = _NEIGHBOR.pack(_AF_BRIDGE if forwarding else family, 0, index, _PERMANENT, _NTF_SELF if forwarding else 0, 0)
+    return head + attribute(_NDA_DST, inet_pton(family, address)) + attribute(_NDA_LLADDR, hardware_bytes(hardware))
+
+
+def get_neighbors(family: Family | None) -> bytes:
+    """Return the body of a dump of the neighbor entries of a family; of the forwarding entries for ``None``."""
+    return _NEIGHBOR.pack(_AF_BRIDGE if family is None else AF_OF[family], 0, 0, 0, 0, 0)
+
+
+def decode_neighbor(body: memoryview) -> NeighborSeen | None:
+    """Return the entry of one message; ``None`` for what is not permanent or lacks an address."""
+    family, _, index, state, _, _ = _NEIGHBOR.unpack_from(body)
+    fields = dict(attributes(body[_NEIGHBOR.size :]))
+    if not state & _PERMANENT or _NDA_DST not in fields or _NDA_LLADDR not in fields:
+        return None
+    address, hardware = bytes(fields[_NDA_DST]), bytes(fields[_NDA_LLADDR])
+    return NeighborSeen(index, address_text(address), hardware_text(hardware), family == _AF_BRIDGE)
+
+
+def hardware_text(packed: bytes) -> str:
+    """Return the text of a hardware address of six bytes; empty for others."""
+    return packed.hex(":") if len(packed) == 6 else ""
+
+
+def hardware_bytes(text: str) -> bytes:
+    """Return the six bytes of a hardware address."""
+    return bytes.fromhex(text.replace(":", ""))
 
 
 def address(index: int, text: str, prefix: int, scope: int) -> bytes:
@@ -170,7 +243,8 @@ def route(
 ) -> bytes:
     """Return the body of RTM_NEWROUTE."""
     scope = SCOPE_HOST if kind == "local" else SCOPE_GLOBAL if any(hop.gateway for hop in hops) else SCOPE_LINK
-    parts = [_route_head(destination, (family, table, protocol, scope, _ROUTE_TYPES[kind]))]
+    flags = _ON_LINK if len(hops) == 1 and hops[0].on_link else 0
+    parts = [_route_head(destination, (family, table, protocol, scope, _ROUTE_TYPES[kind]), flags)]
     if source:
         parts.append(attribute(_RTA_PREFSRC, inet_pton(AF_OF[family], source)))
     if len(hops) == 1:
@@ -205,7 +279,7 @@ def decode_route(body: memoryview) -> RouteSeen | None:
         _prefix(family, fields.get(_RTA_DST), length),
         protocol,
         _ROUTE_TYPE_NAMES[kind],
-        tuple(_hops(fields)),
+        tuple(_hops(fields, flags)),
         address_text(bytes(fields[_RTA_PREFSRC])) if _RTA_PREFSRC in fields else "",
     )
 
@@ -246,11 +320,11 @@ def decode_rule(body: memoryview) -> RuleSeen | None:
     )
 
 
-def _route_head(destination: str, head: tuple[Family, int, int, int, int]) -> bytes:
+def _route_head(destination: str, head: tuple[Family, int, int, int, int], flags: int = 0) -> bytes:
     family, table, protocol, scope, kind = head
     text, _, length = destination.partition("/")
     af = AF_OF[family]
-    fixed = _ROUTE.pack(af, int(length), 0, 0, table if table < 256 else 0, protocol, scope, kind, 0)
+    fixed = _ROUTE.pack(af, int(length), 0, 0, table if table < 256 else 0, protocol, scope, kind, flags)
     return fixed + attribute(_RTA_DST, inet_pton(af, text)) + attribute(_RTA_TABLE, _U32.pack(table))
 
 
@@ -267,19 +341,19 @@ def _hop(family: Family, hop: Hop) -> list[bytes]:
 def _multipath(family: Family, hops: tuple[Hop, ...]) -> Iterator[bytes]:
     for hop in hops:
         inner = b"".join(_hop(family, hop))
-        yield _HOP.pack(_HOP.size + len(inner), 0, 0, hop.ifindex) + inner
+        yield _HOP.pack(_HOP.size + len(inner), _ON_LINK * hop.on_link, 0, hop.ifindex) + inner
 
 
-def _hops(fields: dict[int, memoryview]) -> Iterator[Hop]:
+def _hops(fields: dict[int, memoryview], flags: int) -> Iterator[Hop]:
     if _RTA_MULTIPATH not in fields:
-        yield Hop(_gateway(fields), _number(fields.get(_RTA_OIF, b"")))
+        yield Hop(_gateway(fields), _number(fields.get(_RTA_OIF, b"")), bool(flags & _ON_LINK))
         return
     view = fields[_RTA_MULTIPATH]
     while len(view) >= _HOP.size:
-        length, _, _, index = _HOP.unpack_from(view)
+        length, marks, _, index = _HOP.unpack_from(view)
         if length < _HOP.size:
             return
-        yield Hop(_gateway(dict(attributes(view[_HOP.size : length]))), index)
+        yield Hop(_gateway(dict(attributes(view[_HOP.size : length]))), index, bool(marks & _ON_LINK))
         view = view[(length + 3) & ~3 :]
 
 
@@ -296,6 +370,10 @@ def _prefix(family: Family, packed: memoryview | None, length: int) -> str:
 def _endpoint(packed: memoryview | None) -> str:
     """Return the text of a tunnel's end; one that is all zeros is no end."""
     return address_text(bytes(packed)) if packed is not None and any(packed) else ""
+
+
+def _big(value: memoryview | None) -> int:
+    return int.from_bytes(value or b"", "big")
 
 
 def _number(value: memoryview | bytes) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 
 import pytest
+from msgspec.structs import replace
 
 from kuberouterpy.dataplane import Key, Link, LinkKey, LocalAddress, LocalAddressKey, Object, Op, Verb
 from kuberouterpy.drivers.links import DUMMY, LinksDriver
@@ -22,6 +23,8 @@ DUMMY_LINK = Link(LinkKey(DUMMY), "dummy")
 TUNNEL = Link(LinkKey("tun-0123456789a"), "ipip", mtu=1480, local="10.0.0.1", remote="10.0.0.2")
 TUNNEL6 = Link(LinkKey("tun-0123456789b"), "ip6tnl", local="fd00::1", remote="fd00::2")
 BRIDGE = Link(LinkKey("kube-bridge"), "bridge", mtu=1400)
+VXLAN = Link(LinkKey("tun-0123456789c"), "vxlan", 1450, "10.0.0.1", port=4789, vni=77, hardware="02:00:00:00:00:01")
+VXLAN6 = Link(LinkKey("tun-0123456789d"), "vxlan", 1430, "fd00::1", port=4789, vni=77, hardware="02:00:00:00:00:02")
 
 
 def vip(address: str, link: str = DUMMY, prefix: int = 0) -> LocalAddress:
@@ -33,6 +36,8 @@ SAMPLES = (
     TUNNEL,
     TUNNEL6,
     BRIDGE,
+    VXLAN,
+    VXLAN6,
     vip("10.96.0.10"),
     vip("fd00:96::10"),
     vip("10.96.0.11"),
@@ -97,6 +102,8 @@ def subject(place: ExitStack) -> suite.Subject:
             TUNNEL.key: Link(TUNNEL.key, "ipip", mtu=1400, local="10.0.0.1", remote="10.0.0.3"),
             TUNNEL6.key: Link(TUNNEL6.key, "ip6tnl", local="fd00::1", remote="fd00::3"),
             BRIDGE.key: Link(BRIDGE.key, "bridge", mtu=1300),
+            VXLAN.key: replace(VXLAN, local="10.0.0.2", hardware="02:00:00:00:00:03"),
+            VXLAN6.key: replace(VXLAN6, port=4790, mtu=1400),
         },
         foreign=foreign,
         orphans=(vip("10.96.0.99", "nonesuch"),),

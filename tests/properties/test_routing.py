@@ -47,7 +47,8 @@ CONFIGS = {
         service_cluster_ip_range=("10.96.0.0/12", "fd00:96::/112"),
         bgp_graceful_restart=True,
     ),
-    "ipv6": Config(node_name="node-1", enable_ipv4=False, enable_ipv6=True, overlay_type="full"),
+    "ipv6": Config(node_name="node-1", enable_ipv4=False, enable_ipv6=True, overlay_type="full", overlay_encap="fou"),
+    "vxlan": Config(node_name="node-1", enable_ipv6=True, overlay_encap="vxlan", overlay_encap_port=8472),
     "external": Config(
         node_name="node-1",
         enable_ipv6=True,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from kuberouterpy.cluster import Link as ClusterLink
 from kuberouterpy.dataplane import (
     Chain,
     ChainKey,
@@ -11,6 +13,10 @@ from kuberouterpy.dataplane import (
     CniConfigKey,
     Entry,
     EntryKey,
+    FarEnd,
+    FarEndKey,
+    FouPort,
+    FouPortKey,
     Jump,
     JumpKey,
     Key,
@@ -33,7 +39,7 @@ from kuberouterpy.dataplane import (
 from kuberouterpy.family import FAMILIES, IPV4, IPV6, Family
 from kuberouterpy.names import LINK_LIMIT
 from routing import CONTROLLER, overlay
-from tests.routing.world import FAR, MINE, PODS, World, config, node
+from tests.routing.world import FAR, MINE, NEAR, PODS, World, config, node
 
 
 def base(world: World) -> dict[Key, Object]:
@@ -51,13 +57,20 @@ def test_the_bridge_stands_with_its_gateways_before_the_first_pod() -> None:
     assert found[key] == CniConfig(key, "kube-bridge", ("10.1.1.0/24", "fd00:1:1::/64"), mtu=1500)
 
 
+BOTH = (IPV4, IPV6)
+
+
 @pytest.mark.parametrize(
     ("families", "fields", "mtu"),
     [
         ((IPV4,), {}, 1480),
         ((IPV6,), {}, 1460),
-        ((IPV4, IPV6), {}, 1460),
-        ((IPV4, IPV6), {"enable_overlay": False}, 1500),
+        (BOTH, {}, 1460),
+        ((IPV4,), {"overlay_encap": "fou"}, 1468),
+        (BOTH, {"overlay_encap": "fou"}, 1448),
+        ((IPV4,), {"overlay_encap": "vxlan"}, 1450),
+        (BOTH, {"overlay_encap": "vxlan", "overlay_type": "full"}, 1430),
+        (BOTH, {"enable_overlay": False, "overlay_encap": "vxlan"}, 1500),
         ((IPV4,), {"auto_mtu": False}, 0),
     ],
 )
@@ -65,7 +78,25 @@ def test_the_mtu_of_pods_leaves_room_for_the_tunnel(
     families: tuple[Family, ...], fields: dict[str, object], mtu: int
 ) -> None:
     found = base(World(config(*families, **fields)))
-    assert {one.mtu for one in found.values() if isinstance(one, CniConfig | Link)} == {mtu}
+    assert {one.mtu for one in found.values() if isinstance(one, CniConfig) or one.key == LinkKey("kube-bridge")} == {
+        mtu
+    }
+
+
+@pytest.mark.parametrize("encapsulation", overlay.ENCAPSULATIONS)
+def test_a_tunnel_is_as_wide_as_its_own_family_leaves_it_and_never_too_narrow_for_the_family(
+    encapsulation: str,
+) -> None:
+    """A v4 tunnel of a dual-stack node loses nothing to the v6 header; IPv6 stops on a link of less than 1280 bytes."""
+    settings = config(overlay_encap=encapsulation)
+    overhead = {family: overlay.overhead_bytes(family, settings) for family in FAMILIES}
+    assert overhead[IPV6] - overhead[IPV4] == 20
+    world = World(settings)
+    for family in FAMILIES:
+        assert overlay.mtu(family, world.host, settings) == 1500 - overhead[family]
+    narrow = World(settings, ClusterLink("eth0", 2, mtu=1280, up=True, addresses=("10.0.0.1/24", "fd00::1/64")))
+    assert overlay.mtu(IPV4, narrow.host, settings) == 1280 - overhead[IPV4]
+    assert overlay.mtu(IPV6, narrow.host, settings) == 1280
 
 
 def test_without_cni_neither_bridge_nor_file_is_touched() -> None:
@@ -108,15 +139,65 @@ def test_forwarding_is_accepted_behind_the_firewall() -> None:
 def test_a_far_node_has_a_tunnel_a_route_to_itself_and_a_near_one_has_not(family: Family) -> None:
     world = World(config(family))
     far = {one.key: one for one in world.wants("node", "node-3").objects}
-    name = overlay.tunnel_name(FAR[family])
-    kind = {IPV4: "ipip", IPV6: "ip6tnl"}[family]
-    assert far[LinkKey(name)] == Link(LinkKey(name), kind, local=MINE[family], remote=FAR[family])
+    name = overlay.tunnel_name(FAR[family], world.config)
+    kind, mtu = {IPV4: ("ipip", 1480), IPV6: ("ip6tnl", 1460)}[family]
+    assert far[LinkKey(name)] == Link(LinkKey(name), kind, mtu, MINE[family], FAR[family])
     route = RouteKey(77, f"{FAR[family]}/{family.host_prefix}")
     assert far[route] == Route(route, (NextHop(link=name),), source=MINE[family])
     near = world.wants("node", "node-2").objects
     assert not any(isinstance(one, Link | Route) for one in near)
     rule = RoutingRuleKey(family, overlay.PRIORITY, source=PODS[1][family])
     assert base(world)[rule] == RoutingRule(rule, 77)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fou_wraps_the_same_tunnel_in_udp_and_opens_the_port(family: Family) -> None:
+    world = World(config(family, overlay_encap="fou", overlay_encap_port=6000))
+    far = {one.key: one for one in world.wants("node", "node-3").objects}
+    (link,) = (one for one in far.values() if isinstance(one, Link))
+    kind, mtu = {IPV4: ("ipip", 1468), IPV6: ("ip6tnl", 1448)}[family]
+    assert link == Link(link.key, kind, mtu, MINE[family], FAR[family], 6000)
+    assert base(world)[FouPortKey(family, 6000)] == FouPort(FouPortKey(family, 6000))
+    usual = {one.key for one in World(config(family, overlay_encap="fou")).wants("base").objects}
+    assert FouPortKey(family, 5555) in usual
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vxlan_has_one_link_a_family_on_which_each_node_is_a_far_end(family: Family) -> None:
+    """The kernel takes one vxlan link a port and identifier only; what a node's far end is follows from its address."""
+    settings = config(family, overlay_encap="vxlan", overlay_type="full")
+    world = World(settings)
+    shared = base(world)
+    (link,) = (one for one in shared.values() if isinstance(one, Link) and one.kind == "vxlan")
+    assert (link.local, link.remote, link.port, link.vni) == (MINE[family], "", 4789, overlay.VNI)
+    assert link.hardware == overlay.hardware_address(MINE[family])
+    for name, address in (("node-2", NEAR[family]), ("node-3", FAR[family])):
+        wants = world.wants("node", name).objects
+        (end,) = (one for one in wants if isinstance(one, FarEnd))
+        assert end.key == FarEndKey(link.key.name, address)
+        assert end.hardware == overlay.hardware_address(address)
+        (route,) = (one for one in wants if isinstance(one, Route))
+        assert route.next_hops == (NextHop(end.gateway, link.key.name, on_link=family is IPV4),)
+        assert world.route(PODS[2][family], address).objects == (
+            Route(RouteKey(254, PODS[2][family]), route.next_hops, source=MINE[family]),
+        )
+        # The other side sees itself as we see it, whatever it knows of us.
+        theirs = World(msgspec.structs.replace(settings, node_name=name))
+        (own,) = (one for one in base(theirs).values() if isinstance(one, Link) and one.kind == "vxlan")
+        assert own.hardware == end.hardware
+
+
+def test_another_encapsulation_is_another_link_so_that_it_stands_before_the_old_one_goes() -> None:
+    ways = [
+        config(overlay_encap="ipip"),
+        config(overlay_encap="fou"),
+        config(overlay_encap="fou", overlay_encap_port=6000),
+        config(overlay_encap="vxlan"),
+        config(overlay_encap="vxlan", overlay_encap_port=6000),
+    ]
+    names = [overlay.tunnel_name(FAR[family], way) for family in FAMILIES for way in ways]
+    assert len({*names}) == len(names)
+    assert overlay.tunnel_name("10.9.0.3", ways[0]) == overlay.tunnel_name("10.9.0.3", config(overlay_encap_port=6000))
 
 
 def test_no_tunnel_is_made_before_the_hosts_links_are_known() -> None:
@@ -127,7 +208,8 @@ def test_no_tunnel_is_made_before_the_hosts_links_are_known() -> None:
 
 def test_tunnel_names_do_not_collide_where_digits_do() -> None:
     """Dots stripped, both were 111234 (kube-router.md 6.4 row 21)."""
-    names = {overlay.tunnel_name(one) for one in ("1.11.2.34", "11.1.2.34", "1.1.12.34", "fd00::1:1", "fd00::11")}
+    nodes = ("1.11.2.34", "11.1.2.34", "1.1.12.34", "fd00::1:1", "fd00::11")
+    names = {overlay.tunnel_name(one, config()) for one in nodes}
     assert len(names) == 5
     assert all(len(name) == LINK_LIMIT for name in names)
 

@@ -21,7 +21,7 @@ def test_a_next_hop_on_our_subnet_is_a_gateway(family: Family) -> None:
 def test_a_node_of_another_subnet_is_reached_through_its_tunnel(family: Family) -> None:
     prefix = PODS[2][family]
     wants = World(config(family)).route(prefix, FAR[family])
-    hop = NextHop(link=tunnel_name(FAR[family]))
+    hop = NextHop(link=tunnel_name(FAR[family], config(family)))
     assert wants.objects == (Route(RouteKey(254, prefix), (hop,), source=MINE[family]),)
 
 
@@ -30,7 +30,7 @@ def test_with_a_full_overlay_near_nodes_are_tunnelled_and_routers_are_not(family
     world = World(config(family, overlay_type="full"))
     router = {Family.IPV4: "10.0.0.254", Family.IPV6: "fd00::fe"}[family]
     assert world.route(PODS[2][family], NEAR[family]).objects[0].next_hops == (  # type: ignore[union-attr]
-        NextHop(link=tunnel_name(NEAR[family])),
+        NextHop(link=tunnel_name(NEAR[family], world.config)),
     )
     outside = {Family.IPV4: "192.168.0.0/16", Family.IPV6: "2001:db8::/32"}[family]
     assert world.route(outside, router).objects[0].next_hops == (NextHop(gateway=router),)  # type: ignore[union-attr]
@@ -75,11 +75,6 @@ def test_one_next_hop_that_cannot_be_used_leaves_the_others() -> None:
 def test_without_an_overlay_the_fabric_routes_to_other_subnets() -> None:
     wants = World(config(enable_overlay=False)).route("10.1.3.0/24", "10.9.0.3")
     assert (wants.objects, reasons(wants)) == ((), ["off-subnet"])
-
-
-def test_an_encapsulation_that_is_not_built_makes_no_other_one() -> None:
-    wants = World(config(overlay_encap="fou")).route("10.1.3.0/24", "10.9.0.3")
-    assert (wants.objects, reasons(wants)) == ((), ["encapsulation-not-built"])
 
 
 def test_a_family_that_is_off_gets_no_route() -> None:

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from kuberouterpy.drivers import rtnl_wire as wire
 from kuberouterpy.drivers.rtnl_wire import Hop
-from kuberouterpy.family import FAMILIES, IPV4, Family
+from kuberouterpy.family import FAMILIES, IPV4, Family, family_of
 
 ifindexes = st.integers(1, 2**31 - 1)
 tables = st.integers(1, 2**32 - 1)
@@ -42,7 +43,7 @@ def prefixes(family: Family) -> st.SearchStrategy[str]:
 @st.composite
 def routes(draw: st.DrawFn) -> dict[str, Any]:
     family = draw(families)
-    hop = st.builds(Hop, st.just("") | addresses(family), ifindexes)
+    hop = st.builds(Hop, st.just("") | addresses(family), ifindexes, st.booleans())
     return {
         "family": family,
         "destination": draw(prefixes(family)),
@@ -75,9 +76,12 @@ def test_the_oracle_reads_a_route(route: dict[str, Any]) -> None:
     assert message.get_attr("RTA_TABLE") == route["table"]
     assert (message.get_attr("RTA_PREFSRC") or "") == route["source"]
     if len(route["hops"]) == 1:
-        hops = [(message.get_attr("RTA_GATEWAY") or "", message.get_attr("RTA_OIF"))]
+        hops = [(message.get_attr("RTA_GATEWAY") or "", message.get_attr("RTA_OIF"), bool(message["flags"] & 4))]
     else:
-        hops = [(hop.get_attr("RTA_GATEWAY") or "", hop["oif"]) for hop in message.get_attr("RTA_MULTIPATH")]
+        hops = [
+            (hop.get_attr("RTA_GATEWAY") or "", hop["oif"], bool(hop["flags"] & 4))
+            for hop in message.get_attr("RTA_MULTIPATH")
+        ]
     assert hops == [tuple(hop) for hop in route["hops"]]
 
 
@@ -96,6 +100,20 @@ def test_an_ipv4_route_may_have_an_ipv6_gateway(four: str, six: str) -> None:
     seen = wire.decode_route(memoryview(body))
     assert seen is not None
     assert seen.hops == (Hop(six, 7),)
+
+
+@given(families.flatmap(addresses), ifindexes, st.binary(min_size=6, max_size=6).map(wire.hardware_text), st.booleans())
+def test_the_oracle_reads_a_neighbor_and_a_forwarding_entry(
+    address: str, ifindex: int, hardware: str, forwarding: bool
+) -> None:
+    body = wire.neighbor(ifindex, address, hardware, forwarding=forwarding)
+    message = decoded(ndmsg, body)
+    family = 7 if forwarding else family_of(address).af
+    assert (message["family"], message["ifindex"], message["state"]) == (family, ifindex, 0x80)
+    assert message["flags"] == (2 if forwarding else 0)
+    assert message.get_attr("NDA_LLADDR") == hardware
+    seen = wire.decode_neighbor(memoryview(body))
+    assert seen == (ifindex, address, hardware, forwarding)
 
 
 @st.composite

@@ -146,5 +146,5 @@ def test_nothing_known_is_an_error_in_one_line(tmp_path: Path, capsys: pytest.Ca
 def test_every_kind_of_object_can_be_listed(loop: Loop) -> None:
     told = answers.objects(loop, now=1.0)
     assert {view.state for view in told.objects} == {"ok"}
-    with pytest.raises(answers.UnknownSubject, match="there are sysctl, link"):
+    with pytest.raises(answers.UnknownSubject, match="there are sysctl, fou, link"):
         answers.objects(loop, ["absurd"], now=1.0)
