@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import click
@@ -18,8 +19,8 @@ from msgspec.structs import replace
 from kuberouterpy.answers import Objects
 from kuberouterpy.cli import ExitCode, ipvs_rows, ipvsadm, table
 from kuberouterpy.cli.ask import Unreachable, ask, asked_for, socket_option
-from kuberouterpy.cli.ipvs_rows import Known, ServerRow, identity, is_wanted, nobody, row_wanted, rows
-from kuberouterpy.cli.ipvs_screens import connection_lines, list_table, place, show_table, stats_table
+from kuberouterpy.cli.ipvs_rows import STATES, Known, ServerRow, identity, is_wanted, nobody, row_wanted, rows
+from kuberouterpy.cli.ipvs_screens import RANKS, connection_lines, list_table, place, show_table, stats_table, top_table
 from kuberouterpy.drivers import ipvs_connections, ipvs_table
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,7 +42,7 @@ def ipvs() -> None:
     """List the virtual and real servers of this node, with their Services and pods. Needs root."""
 
 
-def _options(*forms: str) -> Callable[[F], F]:
+def _options(*forms: str, states: Sequence[str] = STATES) -> Callable[[F], F]:
     """Add what every listing takes: filters, form, watch, socket."""
 
     def add(command: F) -> F:
@@ -51,6 +52,13 @@ def _options(*forms: str) -> Callable[[F], F]:
             click.option("--port", default=0, metavar="NUMBER", type=click.IntRange(0, 65535), help="Only this port."),
             click.option(
                 "--protocol", type=click.Choice(["tcp", "udp", "sctp"]), default=None, help="Only this protocol."
+            ),
+            click.option(
+                "--state",
+                type=click.Choice(states, case_sensitive=False),
+                default=None,
+                metavar="STATE",
+                help=f"Only in this state: {', '.join(states)}.",
             ),
             click.option("-n", "--namespace", default="", metavar="NAME", help="Only of Services in this namespace."),
             click.option(
@@ -67,6 +75,10 @@ def _options(*forms: str) -> Callable[[F], F]:
     return add
 
 
+CONNECTION_STATES: Final = (
+    *("ESTABLISHED", "SYN_RECV", "SYN_SENT", "FIN_WAIT", "TIME_WAIT", "CLOSE", "CLOSE_WAIT", "LAST_ACK", "NONE", "UDP"),
+)
+"""As /proc/net/ip_vs_conn words them (ip_vs_proto_tcp.c: tcp_state_name_table)."""
 _FORMS: Final = ("table", "wide", "json", "yaml", "name", "ipvsadm")
 
 
@@ -133,12 +145,33 @@ def stats(ctx: click.Context, /, *, rate: bool, **options: Any) -> int:
 @ipvs.command(
     epilog="""\b
 Examples:
+  kuberouterpy ipvs top                        until Ctrl-C
+  kuberouterpy ipvs top --sort bytes --reals
+  kuberouterpy ipvs top --once -n kube-system
+"""
+)
+@_options("table", "wide", "json", "yaml")
+@click.option("--sort", type=click.Choice(RANKS), default=RANKS[0], show_default=True, help="What is most comes first.")
+@click.option("--reals", is_flag=True, help="Rank real servers instead of virtual ones.")
+@click.option("--once", is_flag=True, help="Show once and end, as in a pipe.")
+@click.pass_context
+def top(ctx: click.Context, /, *, sort: str, reals: bool, once: bool, **options: Any) -> int:
+    """Show the busiest servers, by the rates that the kernel estimates, again and again."""
+    body = partial(top_table, sort=sort, reals=reals)
+    options["watch"] = options["watch"] or (sys.stdout.isatty() and not once and options["output"] in {"table", "wide"})
+    return _listing(ctx, ipvsadm.Form.RATE, body, **options)
+
+
+@ipvs.command(
+    epilog="""\b
+Examples:
   kuberouterpy ipvs connections
+  kuberouterpy ipvs connections --state ESTABLISHED --service default/web
   kuberouterpy ipvs connections --vip 10.96.0.10 --port 80
   kuberouterpy ipvs connections -o ipvsadm     as ipvsadm -Lnc
 """
 )
-@_options("table", "wide", "json", "yaml", "ipvsadm")
+@_options("table", "wide", "json", "yaml", "ipvsadm", states=CONNECTION_STATES)
 @click.pass_context
 def connections(ctx: click.Context, /, *, output: str, watch: bool, **options: Any) -> int:
     """Show connections that IPVS tracks, with Service and pod."""
@@ -155,6 +188,8 @@ def connections(ctx: click.Context, /, *, output: str, watch: bool, **options: A
             view = known.get(("real", f"{name} -> {place(one.real_address, one.real_port)}"))
             about = view.about if view else {}
             if not is_wanted(about.get("service", ""), str(one.protocol), one.address, one.port, options):
+                continue
+            if options["state"] not in {None, one.state}:
                 continue
             row = one._asdict() | {"service": about.get("service", ""), "pod": about.get("pod", "")}
             rows.append(row)
@@ -195,7 +230,7 @@ def _listing(
 ) -> int:
     def once() -> Iterator[str]:
         read = ipvs_table.read()
-        if output == "ipvsadm" and not (filters["service"] or filters["namespace"]):
+        if output == "ipvsadm" and not (filters["service"] or filters["namespace"] or filters["state"]):
             kept = tuple(one for one in read.servers if is_wanted("", *identity(one.key), filters))
             yield from ipvsadm.lines(replace(read, servers=kept), form)
             return

@@ -35,8 +35,10 @@ class RealRow(Struct, frozen=True, omit_defaults=True):
     counters: Counters
     pod: str = ""
     node: str = ""
+    why: str = ""
+    """Why its weight is what it is: ``ready``, ``terminating``, ``not ready``; empty where nobody says."""
     note: str = ""
-    """Why its weight is what it is, or that it is not wanted."""
+    """What is wrong with it: ``differs``, ``extra``, ``not the agent's``."""
 
 
 class ServerRow(Struct, frozen=True, omit_defaults=True):
@@ -61,6 +63,8 @@ class ServerRow(Struct, frozen=True, omit_defaults=True):
 
 
 Known = dict[tuple[str, str], View]
+STATES: Final = ("ok", "missing", "differs", "extra", "foreign", "draining", "empty")
+"""What ``--state`` takes: of a virtual server, or ``draining`` (a real server has weight 0), ``empty`` (it refuses)."""
 Judge = Callable[[VirtualServerKey], bool]
 """Whether a server is an agent's, where none tells."""
 
@@ -142,7 +146,9 @@ def _missing(view: View) -> ServerRow:
 def _real(one: Real, known: Known, *, foreign: bool) -> RealRow:
     view = known.get(("real", str(one.key)))
     about = view.about if view else {}
-    note = about.get("note", "") or ("" if view is None or view.state in {"ok", "missing"} else view.state)
+    note = (
+        "" if view is None or view.state in {"ok", "missing"} else f"{view.state}: wanted {view.wanted or 'by nobody'}"
+    )
     if known and view is None and not foreign:
         note = "not the agent's"
     return RealRow(
@@ -155,8 +161,17 @@ def _real(one: Real, known: Known, *, foreign: bool) -> RealRow:
         one.counters,
         pod=about.get("pod", ""),
         node=about.get("node", ""),
-        note=note or ("draining" if not one.weight else ""),
+        why=_why(one.weight, about, ours=view is not None),
+        note=note,
     )
+
+
+def _why(weight: int, about: dict[str, str], *, ours: bool) -> str:
+    """Return why a real server has its weight, as far as the endpoint tells."""
+    state = about.get("note", "")
+    if weight:
+        return f"{state}, but no other is ready" if state else "ready" if ours else ""
+    return f"{state}, drains" if state else "drains"
 
 
 # --- which ------------------------------------------------------------------------------------------------------------
@@ -167,12 +182,25 @@ def identity(key: VirtualServerKey) -> tuple[str, str, int]:
 
 
 def row_wanted(row: ServerRow, filters: dict[str, Any]) -> bool:
+    """Return whether a row passes every filter."""
     protocol, _, place = row.name.partition(" ")
     host, _, port = place.rpartition(":")
     if protocol == "fwmark":
         host, port = "", "0"
     service = row.whose if not row.whose.startswith("(") else ""
-    return is_wanted(service, protocol, host.strip("[]"), int(port or 0), filters)
+    return _in_state(row, filters["state"]) and is_wanted(service, protocol, host.strip("[]"), int(port or 0), filters)
+
+
+def _in_state(row: ServerRow, state: str | None) -> bool:
+    match state:
+        case None:
+            return True
+        case "draining":
+            return any(not real.weight for real in row.reals)
+        case "empty":
+            return not any(real.weight for real in row.reals)
+        case _:
+            return row.state == state
 
 
 def is_wanted(service: str, protocol: str, address: str, port: int, filters: dict[str, Any]) -> bool:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 import msgspec
 
 from kuberouterpy.cli import table
-from kuberouterpy.cli.ipvs_rows import ServerRow
+from kuberouterpy.cli.ipvs_rows import RealRow, ServerRow
 from kuberouterpy.drivers.ipvs_connections import Connection
 from kuberouterpy.drivers.ipvs_table import Counters
 
 
 def list_table(listed: list[ServerRow], *, wide: bool) -> Iterator[str]:
+    """Yield one line a virtual server."""
     heads = ["VIRTUAL SERVER", "SCHED", "SERVICE", "PORT", "VIP", "REAL", "ACTIVE", "STATE"]
     cells = [
         [
@@ -50,6 +52,7 @@ def _flags(row: ServerRow) -> str:
 
 
 def show_table(listed: list[ServerRow], *, wide: bool) -> Iterator[str]:
+    """Yield each virtual server with its real servers."""
     for number, row in enumerate(listed):
         if number:
             yield ""
@@ -59,7 +62,7 @@ def show_table(listed: list[ServerRow], *, wide: bool) -> Iterator[str]:
             yield f"  wanted by {' and '.join(row.owners)}"
         for note in row.notes:
             yield f"  note: {note}"
-        heads = ["  REAL SERVER", "WEIGHT", "FORWARD", "ACTIVE", "INACTIVE", "POD", "NODE", "NOTE"]
+        heads = ["  REAL SERVER", "WEIGHT", "FORWARD", "ACTIVE", "INACTIVE", "POD", "NODE", "WHY"]
         cells = [
             [
                 f"  {place(real.address, real.port)}",
@@ -69,7 +72,7 @@ def show_table(listed: list[ServerRow], *, wide: bool) -> Iterator[str]:
                 str(real.inactive),
                 real.pod or "-",
                 real.node or "-",
-                real.note or "-",
+                ", ".join(filter(None, (real.why, real.note))) or "-",
             ]
             for real in row.reals
         ]
@@ -77,6 +80,7 @@ def show_table(listed: list[ServerRow], *, wide: bool) -> Iterator[str]:
 
 
 def stats_table(listed: list[ServerRow], *, rate: bool) -> Iterator[str]:
+    """Yield totals, or rates, of virtual and real servers."""
     per = "/S" if rate else ""
     heads = [
         "SERVER",
@@ -99,10 +103,41 @@ def _counts(counters: Counters, *, rate: bool) -> list[str]:
 
 
 def place(address: str, port: int) -> str:
+    """Return an address and port as people write them."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
+def top_table(listed: list[ServerRow], *, wide: bool, sort: str, reals: bool) -> Iterator[str]:
+    """Yield what is busiest first, in rates; as many lines as the terminal has, all in a pipe."""
+    ranked = [
+        (one.counters, active, whose, name) for row in listed for name, whose, active, one in _ranked(row, reals=reals)
+    ]
+    ranked.sort(key=lambda entry: (-_RANKS[sort](entry[0], entry[1]), entry[3]))
+    heads = ["SERVER", "SERVICE OR POD", "ACTIVE", "CONNS/S", "PKTS/S IN", "OUT", "BYTES/S IN", "OUT"]
+    cells = [[name, whose, f"{active:,}", *_counts(counters, rate=True)] for counters, active, whose, name in ranked]
+    yield from table.lines(heads, cells[: table.height(len(cells))], columns=table.width())
+
+
+_RANKS: Final[dict[str, Callable[[Counters, int], int]]] = {
+    "connections": lambda counters, active: counters.connections_per_s,
+    "packets": lambda counters, active: counters.packets_in_per_s + counters.packets_out_per_s,
+    "bytes": lambda counters, active: counters.bytes_in_per_s + counters.bytes_out_per_s,
+    "active": lambda counters, active: active,
+}
+RANKS: Final = tuple(_RANKS)
+"""What ``top`` sorts by."""
+
+
+def _ranked(row: ServerRow, *, reals: bool) -> Iterator[tuple[str, str, int, ServerRow | RealRow]]:
+    if not reals:
+        yield row.name, row.whose, sum(real.active for real in row.reals), row
+        return
+    for real in row.reals:
+        yield f"{row.name} -> {place(real.address, real.port)}", real.pod or row.whose, real.active, real
+
+
 def connection_lines(found: Iterable[Connection]) -> Iterator[str]:
+    """Yield what ``ipvsadm -Lnc`` prints."""
     yield "IPVS connection entries"
     yield f"pro expire {'state':<11} {'source':<18} {'virtual':<18} destination"
     for one in found:

@@ -20,6 +20,11 @@ def width() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
 
 
+def height(rows: int) -> int:
+    """Return how many of some rows a terminal shows below a head and above a prompt; all in a pipe."""
+    return max(1, shutil.get_terminal_size().lines - 2) if sys.stdout.isatty() else rows
+
+
 def coloured() -> bool:
     """Return whether colours are wanted: on a terminal, and NO_COLOR is not set."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

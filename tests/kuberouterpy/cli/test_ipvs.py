@@ -12,6 +12,7 @@ import yaml
 
 from kuberouterpy import answers
 from kuberouterpy.cli import ipvs_rows, main, table
+from kuberouterpy.cli.ipvs_screens import top_table
 from kuberouterpy.cli.ipvsadm import Form, large, lines, merge_sorted
 from kuberouterpy.dataplane import Forward, RealServer, RealServerKey, VirtualServer, VirtualServerKey
 from kuberouterpy.drivers import ipvs_table
@@ -89,8 +90,8 @@ def test_one_server_shows_pods_and_why_a_weight_is_zero(node: str, capsys: pytes
     out = shown(capsys, "show", "tcp/10.96.0.10:80", "--agent-socket", node)
     assert out[0] == "tcp 10.96.0.10:80 rr default/web http cluster-ip ok"
     assert out[1] == "wanted by proxy/service/default/web"
-    assert "10.1.1.3:8080 1 masquerade 2 1 default/web-1 n1 -" in out
-    assert "10.1.2.3:8080 0 masquerade 2 1 - n2 terminating" in out
+    assert "10.1.1.3:8080 1 masquerade 2 1 default/web-1 n1 ready" in out
+    assert "10.1.2.3:8080 0 masquerade 2 1 - n2 terminating, drains" in out
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,9 @@ def test_one_server_shows_pods_and_why_a_weight_is_zero(node: str, capsys: pytes
         (("--vip", "fd00:96:0::a"), ["tcp/[fd00:96::a]:80"]),
         (("--port", "443"), ["tcp/192.0.2.1:443"]),
         (("--protocol", "udp"), []),
+        (("--state", "foreign"), ["tcp/192.0.2.1:443"]),
+        (("--state", "draining"), ["tcp/10.96.0.10:80"]),
+        (("--state", "empty"), []),
     ],
 )
 def test_filters_choose(node: str, capsys: pytest.CaptureFixture[str], words: Sequence[str], names: list[str]) -> None:
@@ -121,6 +125,32 @@ def test_counters_are_of_servers_and_pods(node: str, capsys: pytest.CaptureFixtu
     out = shown(capsys, "stats", "--agent-socket", node)
     assert "tcp 10.96.0.10:80 default/web 5 40 30 4,000 3,000" in out
     assert "-> 10.1.1.3:8080 default/web-1 0 0 0 0 0" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        ((), "tcp 10.96.0.10:80 default/web 4 0 0 0 0 0"),
+        (("--sort", "active", "--reals"), "tcp 10.96.0.10:80 -> 10.1.1.3:8080 default/web-1 2 0 0 0 0 0"),
+        (("--state", "foreign"), "tcp 192.0.2.1:443 (foreign) 0 0 0 0 0 0"),
+    ],
+)
+def test_top_shows_the_busiest_first_and_once_in_a_pipe(
+    node: str, capsys: pytest.CaptureFixture[str], words: Sequence[str], first: str
+) -> None:
+    out = shown(capsys, "top", "--agent-socket", node, *words)
+    assert out[0] == "SERVER SERVICE OR POD ACTIVE CONNS/S PKTS/S IN OUT BYTES/S IN OUT"
+    assert out[1] == first
+
+
+def test_top_ranks_by_what_it_is_told() -> None:
+    rates = [Counters(connections_per_s=1, bytes_in_per_s=9), Counters(connections_per_s=2, bytes_in_per_s=3)]
+    listed = [ipvs_rows.ServerRow(f"tcp 10.0.0.{index}:80", "rr", "a/b", one) for index, one in enumerate(rates)]
+    order = [
+        [line.split()[1] for line in top_table(listed, wide=False, sort=sort, reals=False)][1:]
+        for sort in ("connections", "bytes")
+    ]
+    assert order == [["10.0.0.1:80", "10.0.0.0:80"], ["10.0.0.0:80", "10.0.0.1:80"]]
 
 
 def test_what_is_wanted_but_missing_stands_first(
