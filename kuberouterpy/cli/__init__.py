@@ -56,6 +56,7 @@ COMMANDS: Final[dict[str, Lazy]] = {
     "prepare": Lazy(
         "kuberouterpy.cli.prepare", "prepare", "Load modules and install CNI plugins, before the agent runs."
     ),
+    "cleanup": Lazy("kuberouterpy.cli.cleanup", "cleanup", "Remove what the agent programmed here, and nothing else."),
     "lab": Lazy("kuberouterpy.cli.lab", "lab", "Boot a whole cluster here, to try things out."),
 }
 

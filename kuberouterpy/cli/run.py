@@ -12,8 +12,7 @@ import click
 
 from kuberouterpy import config as configs
 from kuberouterpy import log as logs
-from kuberouterpy.errors import ConfigError
-from kuberouterpy.flags import BOOL, BY_NAME, FLAGS, Flag, Section, default_text
+from kuberouterpy.flags import BOOL, FLAGS, Flag, Section, default_text
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +91,10 @@ def _run(**texts: tuple[str, ...]) -> int:
     given = {_BY_PARAMETER[name]: values for name, values in texts.items() if values}
     config = configs.parse(given, environ=os.environ, hostname=socket.gethostname())
     if config.cleanup_config:
-        # Never start an agent where a person asked to remove one.
-        raise ConfigError(f"--cleanup-config: {BY_NAME['cleanup-config'].no_effect}; nothing was removed")
+        from kuberouterpy.cli import cleanup
+
+        cleanup.refuse_beside_an_agent(config)
+        return cleanup.remove(config, yes=True)
     logs.configure(config.v, as_json=config.log_format == "json")
     for flag, reason in configs.without_effect(given):
         logs.event(log, logging.WARNING, "flag_without_effect", key=f"--{flag.name}", reason=reason)
