@@ -13,8 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
 
-from kuberouterpy import __version__, answers
-from kuberouterpy.cluster import Event, Link, Ref, Rejection, Restarted, Service
+from kuberouterpy import __version__, answers, health
+from kuberouterpy.cluster import Event, Kind, Link, NetworkPolicy, Node, Ref, Rejection, Restarted, Service
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller
 from kuberouterpy.dataplane import Note, Owner
@@ -34,6 +34,7 @@ from kuberouterpy.lane import Lane, LaneResult
 from kuberouterpy.log import configure
 from kuberouterpy.log import event as log_event
 from kuberouterpy.loop import Ask, Loop, Programmed
+from kuberouterpy.metrics.scraper import Scraper
 from kuberouterpy.prepare import MODULES, load_modules, missing_modules
 from kuberouterpy.sources.events import EventRecorder, EventType, Occurrence
 from kuberouterpy.sources.gobgp import GobgpSource
@@ -41,6 +42,7 @@ from kuberouterpy.sources.http import HttpSource
 from kuberouterpy.sources.kubernetes import KubernetesSource, kinds
 from kuberouterpy.sources.netlink import NetlinkSource
 from kuberouterpy.sources.socket import SocketSource
+from kuberouterpy.status import Status
 from kuberouterpy.wiring import controllers, is_ours
 
 _ANSWER_S: Final = 10.0
@@ -99,6 +101,7 @@ class Agent:
             expected=(*kinds(config), Link),
             on_rejection=self._tell,
             on_note=self._note,
+            on_trouble=self._trouble,
         )
         self._sources: tuple[Source, ...] = tuple(self._make_sources())
 
@@ -153,17 +156,20 @@ class Agent:
         )
 
     def _note(self, owner: Owner, note: Note) -> None:
-        """Make a note that somebody must act on an Event on the Service, and a line in the log."""
+        """Make a note that somebody must act on an Event on whoever asked for it, and a line in the log."""
         log_event(_log, logging.WARNING, "refused", owner=owner, key=note.subject, reason=note.reason)
-        if (owner.controller, owner.kind) != ("proxy", "service"):
-            return
-        namespace, _, name = owner.name.partition("/")
-        ref = Ref(namespace, name)
-        service = self.loop.store.services.get(ref)
         word, _, detail = note.reason.partition(": ")
         reason = "".join(part.capitalize() for part in word.split("-"))
-        message = f"{note.subject}: {detail or word}"
-        self.events.record(Occurrence(Service, ref, reason, message, service.uid if service else "", EventType.WARNING))
+        self._event(*_concerned(owner, self._config.node_name), reason, f"{note.subject}: {detail or word}")
+
+    def _trouble(self, reason: str, message: str) -> None:
+        """Make what concerns this node an Event on its Node."""
+        self._event(Node, Ref("", self._config.node_name), reason, message)
+
+    def _event(self, kind: Kind, ref: Ref, reason: str, message: str) -> None:
+        record = self.loop.store.table(kind).get(ref)
+        uid = record.uid if record else ""
+        self.events.record(Occurrence(kind, ref, reason, message, uid, EventType.WARNING))
 
     def _well(self) -> bool:
         """Whether load balancers may be told that this node serves: programmed once, and not stuck."""
@@ -174,12 +180,39 @@ class Agent:
         config = self._config
         yield self.source
         yield NetlinkSource(self._put)
+        gobgp = None
         if config.run_router:
-            yield GobgpSource(config.gobgp_socket, self._put, restart_s=config.bgp_graceful_restart_time_s)
-        if config.health_port:
-            yield HttpSource(config.health_addr, config.health_port, lambda: self.loop.status)
+            gobgp = GobgpSource(config.gobgp_socket, self._put, restart_s=config.bgp_graceful_restart_time_s)
+            yield gobgp
+        scraper = Scraper(
+            self.loop,
+            neighbors=gobgp.neighbors if gobgp else lambda: (),
+            events_dropped=lambda: self.events.dropped,
+        )
+        yield from self._servers(scraper)
         if config.agent_socket:
             yield SocketSource(config.agent_socket, self._answer)
+
+    def _servers(self, scraper: Scraper) -> Iterator[HttpSource]:
+        """Yield a server for each port; metrics on the port of health share its server."""
+        config = self._config
+
+        def status() -> Status:
+            return self.loop.status
+
+        pages = health.pages(status, time.monotonic, time.time)
+        if config.health_port:
+            shared = config.metrics_port == config.health_port
+            yield HttpSource(
+                config.health_addr,
+                config.health_port,
+                (lambda path: scraper.page(path) or pages(path)) if shared else pages,
+            )
+        if config.metrics_port and config.metrics_port != config.health_port:
+            yield HttpSource(config.metrics_addr, config.metrics_port, scraper.page, name="metrics")
+        if config.proxy_health_port and config.run_service_proxy:
+            proxy_pages = health.proxy_pages(status, time.monotonic, time.time)
+            yield HttpSource(config.health_addr, config.proxy_health_port, proxy_pages, name="proxy-health")
 
     def _drivers(self, chosen: tuple[Controller, ...]) -> Iterator[Programmed]:
         config = self._config
@@ -204,6 +237,24 @@ class Agent:
                 yield Programmed(CniDriver(), period_s=config.routes_sync_period_s)
             gobgp = GobgpDriver(config.gobgp_socket, lost=lambda: self._put(Restarted("gobgp")))
             yield Programmed(gobgp, period_s=config.routes_sync_period_s, lane=Lane(gobgp, self._put))
+
+
+_CONCERNED: Final[dict[tuple[str, str], Kind]] = {
+    ("proxy", "service"): Service,
+    ("routing", "service"): Service,
+    ("routing", "node"): Node,
+    ("firewall", "policy"): NetworkPolicy,
+}
+"""Whom a note of an owner concerns; every other owner's concern this node."""
+
+
+def _concerned(owner: Owner, node: str) -> tuple[Kind, Ref]:
+    """Return the object that an Event about an owner belongs to."""
+    kind = _CONCERNED.get((owner.controller, owner.kind), Node)
+    namespace, slash, name = owner.name.partition("/")
+    if kind is Node:
+        return Node, Ref("", owner.name if owner.kind == "node" else node)
+    return kind, Ref(namespace, name) if slash else Ref("", owner.name)
 
 
 def _load_modules() -> None:

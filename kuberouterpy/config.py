@@ -45,8 +45,11 @@ class Config(Struct, frozen=True, kw_only=True):
     health_addr: str = ""
     health_port: int = 20244
     metrics_addr: str = ""
-    metrics_port: int = 0
+    proxy_health_port: int = 10256
+    metrics_port: int = 20241
     metrics_path: str = "/metrics"
+    metrics_compat: tuple[str, ...] = ()
+    metrics_real_servers: bool = False
     cleanup_config: bool = False
     enable_pprof: bool = False
     v: int = 0

@@ -243,7 +243,6 @@ NUMBER: Final = Form("NUMBER", whole(0, 2**31 - 1))
 _G, _P, _R, _F, _L = Section.GENERAL, Section.PROXY, Section.ROUTING, Section.FIREWALL, Section.BALANCER
 
 _NO_ALLOCATOR: Final = "the LoadBalancer allocator is not built yet"
-_NO_METRICS: Final = "metrics are not built yet; /status.json on the health port has the figures"
 _NO_BFD: Final = "BFD is not built yet"
 _GOBGP_SOCKET: Final = "the GoBGP sidecar is reached through the unix socket of --gobgp-socket only"
 
@@ -261,9 +260,24 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("cache-sync-timeout", DURATION, _G, "How long the first list may take before a warning"),
     Flag("health-addr", LISTEN, _G, "Address the health server listens on; default: all"),
     Flag("health-port", PORT_OR_NONE, _G, "Port of the health server; 0: none"),
-    Flag("metrics-addr", LISTEN, _G, "Address the metrics server listens on; default: all", _NO_METRICS),
-    Flag("metrics-port", PORT_OR_NONE, _G, "Port of the metrics server; 0: none", _NO_METRICS),
-    Flag("metrics-path", PATH, _G, "Path of the metrics", _NO_METRICS),
+    Flag(
+        "proxy-health-port",
+        PORT_OR_NONE,
+        _G,
+        "Port of /healthz as kube-proxy has it, for load balancers; 0: none",
+        ours=True,
+    ),
+    Flag("metrics-addr", LISTEN, _G, "Address the metrics server listens on; default: all"),
+    Flag("metrics-port", PORT_OR_NONE, _G, "Port of the metrics server; 0: none"),
+    Flag("metrics-path", PATH, _G, "Path of the metrics"),
+    Flag(
+        "metrics-compat",
+        Form("STYLE,...", one_of("kube-router", "kube-proxy"), many=True),
+        _G,
+        "Export metrics under the names of kube-router, kube-proxy as well",
+        ours=True,
+    ),
+    Flag("metrics-real-servers", BOOL, _G, "Export metrics of each real server as well", ours=True),
     Flag("cleanup-config", BOOL, _G, "Remove what the agent programmed, then exit, as kuberouterpy cleanup --yes"),
     Flag("enable-pprof", BOOL, _G, "Go profiler", "this agent is not a Go program"),
     Flag("v", NUMBER, _G, "Verbosity: 0 tells changes, 1 and more every operation", short="v"),
@@ -274,8 +288,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "max-delete-ratio",
         Form("RATIO", ratio),
         _G,
-        "Refuse a step that deletes more than this part of what stands; 1: never refuse",
-        "the guard is not built yet",
+        "Refuse to delete more than this part of what stands in one step; 1: never refuse",
         ours=True,
     ),
     # Service proxy

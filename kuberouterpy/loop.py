@@ -17,15 +17,17 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from kuberouterpy import __version__
+from kuberouterpy import __version__, guard
 from kuberouterpy.cluster import (
     BestPath,
+    Delete,
+    EndpointSlice,
     Event,
     Kind,
     Link,
@@ -36,6 +38,7 @@ from kuberouterpy.cluster import (
     Replace,
     Restarted,
     Unreachable,
+    Upsert,
 )
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller
@@ -52,8 +55,10 @@ from kuberouterpy.dataplane import (
     Op,
     Owner,
     Path,
+    RealServer,
     Route,
     RouteKey,
+    VirtualServer,
 )
 from kuberouterpy.drivers import Driver, Expecting
 from kuberouterpy.errors import DriverError, MissingModule
@@ -62,6 +67,7 @@ from kuberouterpy.lane import Lane, LaneResult
 from kuberouterpy.log import event as log_event
 from kuberouterpy.status import FailingKey, SourceStatus, Status
 from kuberouterpy.store import Change, Store
+from kuberouterpy.tally import Figures, Latency, Tally
 from kuberouterpy.text import kind_of, name_of
 from kuberouterpy.tracker import Batch, Drift, Group, Tracker
 
@@ -76,6 +82,13 @@ RELIST_S: Final = 1.0
 """Wait before a driver is listed again after a failure; it doubles up to the resync period."""
 JITTER: Final = 0.1
 """Part of a resync period that is random, so that nodes and drivers do not list in step."""
+
+AUDIT_S: Final = 30.0
+"""After another hand was seen, its place is looked at again so soon."""
+PROGRAMS: Final[tuple[ObjectKind, ...]] = (VirtualServer, RealServer)
+"""What must stand for a change of endpoints to count as programmed."""
+SCALED_AWAY: Final = "ToBeDeletedByClusterAutoscaler"
+"""Taint of a node that load balancers should leave (KEP-3836)."""
 
 _MOST: Final = 20
 """A status names so many of a kind of trouble and counts the rest."""
@@ -106,6 +119,8 @@ class Programmed:
         self.failures = 0
         self.busy = 0
         """Calls of the lane that have not come back."""
+        self.excused = False
+        """What the next listing lacks went with a link: the kernel's doing, no other hand's."""
 
     @property
     def name(self) -> str:
@@ -136,8 +151,11 @@ class Loop:
         expected: Collection[Kind],
         on_rejection: Callable[[Rejection], None] = lambda _: None,
         on_note: Callable[[Owner, Note], None] = lambda *_: None,
+        on_trouble: Callable[[str, str], None] = lambda *_: None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        """``on_note`` hears each note that a person must know, once when it appears and again when it changes."""
+        """``on_note`` hears each note that a person must know, once when it appears and again when it changes; ``on_trouble``
+        what concerns this node, as reason and message. ``wall`` tells Unix time, which only figures are made of."""
         self.config = config
         self.controllers = {controller.name: controller for controller in controllers}
         self.drivers = tuple(drivers)
@@ -150,6 +168,11 @@ class Loop:
         self._dirty: dict[Owner, None] = {}
         self._on_rejection = on_rejection
         self._on_note = on_note
+        self._on_trouble = on_trouble
+        self._wall = wall
+        self._tally = Tally()
+        self._latency = Latency(wall())
+        self._guarded = ""
         self._missing_modules: frozenset[str] = frozenset()
         self._host_dirty = False
         self._all_dirty = True
@@ -161,6 +184,7 @@ class Loop:
         self._last_change: tuple[float, float] | None = None
         self._failing_steps = 0
         self.status = Status(node=config.node_name, version=__version__)
+        self.figures = Figures()
 
     def _groups(self) -> Iterable[Group]:
         """Cut KINDS into runs that belong to one driver: each run is one call of it."""
@@ -209,8 +233,10 @@ class Loop:
         if applied:
             took_ms = (time.monotonic() - began) * 1000
             self._last_change = (now, took_ms)
+            self._tally.step(took_ms / 1000)
             log_event(_log, logging.INFO, "applied", ops=applied, took_ms=round(took_ms, 1))
         self._count_failing(applied)
+        self._measure()
         self._publish(now)
         for ask in asked:
             self._answer(ask)
@@ -251,6 +277,9 @@ class Loop:
                 self._heard.add(kind)
                 for rejection in rejected:
                     self._reject(rejection)
+        if isinstance(event, Upsert | Delete | Replace):
+            kind = type(event.record) if isinstance(event, Upsert) else event.kind
+            self._tally.took_in(kind.__name__)
         for change in self.store.apply(event):
             self._touch(change)
 
@@ -276,10 +305,25 @@ class Loop:
             self._restart_listing(RouteKey)
         if change.kind is Link or (change.kind is Node and change.ref == Ref("", self.config.node_name)):
             self._host_dirty = True
-        if self._all_dirty:
+        counted = isinstance(change.after, EndpointSlice) and self._latency.counts(change.after)
+        if self._all_dirty and not counted:
             return
-        for controller in self.controllers.values():
-            self._dirty.update(dict.fromkeys(controller.affected(change, self.store, self.host, self.config)))
+        owners = [
+            owner
+            for controller in self.controllers.values()
+            for owner in controller.affected(change, self.store, self.host, self.config)
+        ]
+        self._dirty.update(dict.fromkeys(owners))
+        if change.kind is EndpointSlice:
+            self._time(change, owners)
+
+    def _time(self, change: Change, owners: Iterable[Owner]) -> None:
+        """Let a changed slice wait for its programming, if what changed it is told and new."""
+        before, after = change.before, change.after
+        if not isinstance(after, EndpointSlice):
+            self._latency.gone(change.ref)
+        elif not isinstance(before, EndpointSlice) or before.triggered != after.triggered:
+            self._latency.changed(after, owners)
 
     def _lost_something(self, change: Change) -> bool:
         """Return whether a link of ours, or an address on one, is gone although we hold it to be there."""
@@ -301,6 +345,7 @@ class Loop:
         for programmed in self.drivers:
             if KIND_OF_KEY[key] in programmed.driver.kinds:
                 programmed.list_at = 0.0
+                programmed.excused = key is RouteKey
 
     def _describe_host(self) -> None:
         self._host_dirty = False
@@ -373,11 +418,14 @@ class Loop:
                 programmed.busy += 1
                 programmed.lane.list()
                 continue
+            began = time.monotonic()
             try:
                 listing = programmed.driver.list()
             except DriverError as error:
+                self._tally.call(programmed.name, "list", time.monotonic() - began, failed=True)
                 self._listing_failed(programmed, error, now)
             else:
+                self._tally.call(programmed.name, "list", time.monotonic() - began)
                 self._listed(programmed, listing, now)
 
     def _listing_failed(self, programmed: Programmed, error: DriverError, now: float) -> None:
@@ -389,8 +437,16 @@ class Loop:
         programmed.listed = True
         programmed.resync_in(now)
         self._source(programmed.name, ok=True, reason="", now=now)
-        drifts = self.tracker.observe(programmed.driver.kinds, listing, self._claimed)  # type: ignore[arg-type]
-        if not first:
+        drifts = self.tracker.observe(
+            programmed.driver.kinds,
+            listing,  # type: ignore[arg-type]
+            self._claimed,
+            fought_at=None if first or programmed.excused else now,
+        )
+        programmed.excused = False
+        if drifts and not first:
+            # Who changed one thing may change the next: look again before the period is over.
+            programmed.list_at = min(programmed.list_at, now + AUDIT_S)
             self._report(drifts)
 
     def _claimed(self, key: Key) -> bool:
@@ -400,7 +456,10 @@ class Loop:
         for drift in drifts:
             kind = kind_of(drift.key)
             self._drift[kind] = self._drift.get(kind, 0) + 1
+            self._tally.drifted(kind, drift.what)
             log_event(_log, logging.WARNING, "drift", kind=kind, key=name_of(drift.key), reason=drift.what)
+        for reason, message in drift_told(drifts):
+            self._on_trouble(reason, message)
 
     def _apply(self, now: float) -> int:
         """Apply what differs; return how many operations succeeded or were handed to a lane."""
@@ -408,6 +467,9 @@ class Loop:
         hold: list[ObjectKind] = [kind for kind, needed in NEEDS.items() if needed not in self._heard]
         if self.store.nodes.get(Ref("", self.config.node_name)) is None:
             hold.append(Path)  # our own Node cannot be read: what it says of our ranges may still be so
+        self._watch_deletes(closed, hold)
+        if self._guarded:
+            hold = list(KINDS)
         done = 0
         for batch in self.tracker.pending(now, busy=closed, hold_deletes=hold):
             programmed = self._driver_of[batch.group]
@@ -419,9 +481,23 @@ class Loop:
                 done += self._carry_out(programmed, batch, now)
         return done
 
+    def _watch_deletes(self, closed: Collection[Group], hold: Collection[ObjectKind]) -> None:
+        """Refuse to delete where that would be too much at once; tell when that begins."""
+        shut = {*hold, *(kind for group in closed for kind in group)}
+        doomed = (key for key in self.tracker.doomed() if KIND_OF_KEY[type(key)] not in shut)
+        ratio = self.config.max_delete_ratio
+        too_much = guard.excess(doomed, self.tracker.counts(), self._driver_of, ratio) if ratio < 1 else ""
+        if too_much and not self._guarded:
+            log_event(_log, logging.ERROR, "deletes-refused", reason=too_much)
+            self._on_trouble("DeletesRefused", f"{too_much}; see kuberouterpy plan, raise the ratio if they are meant")
+        elif self._guarded and not too_much:
+            log_event(_log, logging.INFO, "deletes-allowed", reason="what would be deleted is within the ratio again")
+        self._guarded = too_much
+
     def _carry_out(self, programmed: Programmed, batch: Batch, now: float) -> int:
         left = {op.key: op for op in batch.ops}
         done = 0
+        began = time.monotonic()
         try:
             for op, error in programmed.driver.apply(batch.ops):
                 left.pop(op.key, None)
@@ -429,10 +505,12 @@ class Loop:
         except DriverError as error:
             for op in left.values():
                 self._outcome(programmed, op, error, now)
+        self._tally.call(programmed.name, "apply", time.monotonic() - began, failed=bool(left))
         return done
 
     def _outcome(self, programmed: Programmed, op: Op, error: DriverError | None, now: float) -> int:
         failure = self.tracker.record(op, error, now)
+        self._tally.op(kind_of(op.key), op.verb, failed=error is not None)
         log_event(_log, logging.DEBUG, op.verb, kind=kind_of(op.key), key=name_of(op.key), error=error)
         if failure is None:
             return 1
@@ -462,6 +540,8 @@ class Loop:
         """Take the answer of a lane in."""
         programmed = next(one for one in self.drivers if one.name == result.name)
         programmed.busy -= 1
+        call = "apply" if result.outcomes else "list"
+        self._tally.call(result.name, call, result.took_ms / 1000, failed=result.error is not None)
         done = sum(self._outcome(programmed, op, error, now) for op, error in result.outcomes)
         if result.error is not None:
             self._listing_failed(programmed, result.error, now)
@@ -472,6 +552,20 @@ class Loop:
             log_event(_log, logging.INFO, "applied", kind=result.name, ops=done, took_ms=round(result.took_ms, 1))
 
     # --- tell ------------------------------------------------------------------------------------------------------
+
+    def _measure(self) -> None:
+        """Count what is programmed by now, and when all was."""
+        if not self.store.synced:
+            return
+        wall = self._wall()
+        for family, took_s in self._latency.done(lambda owner: self.tracker.stands(owner, PROGRAMS), wall):
+            self._tally.programmed(family, took_s)
+        if not self.tracker.unfinished():
+            self._tally.last_step_wall = wall
+
+    def _eligible(self) -> bool:
+        node = self.store.nodes.get(Ref("", self.config.node_name))
+        return node is None or not (node.deleting or SCALED_AWAY in node.taints)
 
     def _count_failing(self, applied: int) -> None:
         if not self.tracker.failures():
@@ -489,6 +583,8 @@ class Loop:
         settled = self.store.synced and all(one.listed or one.lane is not None for one in self.drivers)
         busy = sum(one.busy for one in self.drivers)
         failures = self.tracker.failures()
+        contested = [f"{kind_of(key)} {name_of(key)}" for key, _ in self.tracker.contested()]
+        self.figures = self._tally.frozen()
         self.status = Status(
             node=self.config.node_name,
             version=__version__,
@@ -510,10 +606,16 @@ class Loop:
             rejected=tuple(
                 f"{kind.__name__} {ref}: {one.reason}" for (kind, ref), one in list(self.store.rejections.items())[:20]
             ),
+            rejected_total=len(self.store.rejections),
             drift_repaired=dict(self._drift),
             last_change_s=now - self._last_change[0] if self._last_change else None,
             last_took_ms=self._last_change[1] if self._last_change else 0.0,
             bugs=tuple(f"{owner}: {bug}" for owner, bug in islice(self._bugs.items(), _MOST)),
+            contested=tuple(contested[:_MOST]),
+            contested_total=len(contested),
+            guard=self._guarded,
+            node_eligible=self._eligible(),
+            settled_at=self.figures.last_step_wall,
         )
 
     def _failing(self, now: float) -> Iterable[FailingKey]:
@@ -536,6 +638,19 @@ class Loop:
             retry = self.tracker.next_deadline()
             deadlines += [] if retry is None else [retry]
         return min(deadlines)
+
+
+def drift_told(drifts: Sequence[Drift]) -> Iterator[tuple[str, str]]:
+    """Yield reason and message of what a person must know about drift: one message a kind, however many objects."""
+    for left, reason, what in ((False, "Drift", "put back"), (True, "Contested", "left alone for ten minutes")):
+        kinds: dict[str, list[Drift]] = {}
+        for drift in drifts:
+            if drift.left is left:
+                kinds.setdefault(kind_of(drift.key), []).append(drift)
+        for kind, some in kinds.items():
+            first = some[0]
+            more = f" and {len(some) - 1} more" if len(some) > 1 else ""
+            yield reason, f"another hand changed {kind} {name_of(first.key)} ({first.what}){more}; {what}"
 
 
 def _address_key(link: str, text: str) -> LocalAddressKey:

@@ -70,6 +70,7 @@ class Status(Struct, frozen=True):
     sources: tuple[SourceStatus, ...] = ()
     rejected: tuple[str, ...] = ()
     """Objects of the API that cannot be used, each with its reason; at most twenty."""
+    rejected_total: int = 0
     drift_repaired: dict[str, int] = {}
     """Objects that another hand changed and we put right, by kind, since start."""
     last_change_s: float | None = None
@@ -78,6 +79,15 @@ class Status(Struct, frozen=True):
     """How long that step took."""
     bugs: tuple[str, ...] = ()
     """Owners whose computation failed: they keep their last objects."""
+    contested: tuple[str, ...] = ()
+    """Objects that another hand changes again and again, and that are left alone for a while; at most twenty."""
+    contested_total: int = 0
+    guard: str = ""
+    """Why nothing is deleted now: what ``--max-delete-ratio`` refuses."""
+    node_eligible: bool = True
+    """Whether load balancers should choose this node; not while it is being deleted or scaled away (KEP-3836)."""
+    settled_at: float = 0.0
+    """Unix time of the last step that left nothing undone."""
 
     @property
     def ready(self) -> bool:

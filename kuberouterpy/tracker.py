@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
+from kuberouterpy.contest import Contest
 from kuberouterpy.dataplane import KIND_OF_KEY, Key, Object, ObjectKind, Op, Owner, Verb, requires
 from kuberouterpy.errors import DriverError
 
@@ -48,6 +49,8 @@ class Drift(NamedTuple):
     key: Key
     what: str
     """``missing``, ``extra`` or ``changed``."""
+    left: bool = False
+    """From now on it is left as it is: it was fought over too often."""
 
 
 class Explanation(Struct, frozen=True):
@@ -77,6 +80,8 @@ class Tracker:
         self._failed: dict[Key, Failure] = {}
         self._in_flight: dict[Key, Op] = {}
         self._counts: dict[ObjectKind, int] = {}
+        self.contest: Final = Contest()
+        """What another hand changes again and again."""
 
     # --- what is wanted --------------------------------------------------------------------------------------------
 
@@ -102,6 +107,10 @@ class Tracker:
         """Return the winning value of a key."""
         winner = self._winner.get(key)
         return winner[1] if winner else None
+
+    def winners(self) -> Iterator[tuple[Owner, Object]]:
+        """Yield every wanted object with the owner that decides its value."""
+        yield from self._winner.values()
 
     def wanted_of(self, kinds: Collection[ObjectKind]) -> Iterator[Object]:
         """Yield every wanted object of some kinds."""
@@ -136,24 +145,30 @@ class Tracker:
     def _touch(self, key: Key) -> None:
         # A new wanted value deserves a fresh try at once: its old failure says nothing about it.
         self._failed.pop(key, None)
+        self.contest.forgive(key)
         self._dirty[self._group_of[KIND_OF_KEY[type(key)]]].add(key)
 
     # --- what stands -----------------------------------------------------------------------------------------------
 
     def observe(
-        self, kinds: Collection[ObjectKind], listing: Mapping[Key, Object], claims: Callable[[Key], bool]
+        self,
+        kinds: Collection[ObjectKind],
+        listing: Mapping[Key, Object],
+        claims: Callable[[Key], bool],
+        *,
+        fought_at: float | None = None,
     ) -> list[Drift]:
         """Take a fresh listing of ``kinds`` in; return how it differs from what was believed.
 
         Listed keys that nobody wants are kept only where ``claims`` says they are ours to delete. Keys in flight are
-        passed over: their result is on its way.
+        passed over: their result is on its way. ``fought_at``: the time, where what differs is another hand's doing.
         """
         drifts: list[Drift] = []
         for key in [key for key in self._actual if KIND_OF_KEY[type(key)] in kinds and key not in listing]:
             if key not in self._in_flight:
                 self._believe(key, None)
                 self._mark(key)
-                drifts.append(Drift(key, "missing"))
+                drifts.append(self._drift(key, "missing", fought_at))
         for key, value in listing.items():
             if key in self._in_flight or not (key in self._winner or key in self._actual or claims(key)):
                 continue
@@ -161,10 +176,15 @@ class Tracker:
             if before != value:
                 self._believe(key, value)
                 self._mark(key)
-                drifts.append(Drift(key, "extra" if before is None else "changed"))
+                drifts.append(self._drift(key, "extra" if before is None else "changed", fought_at))
             elif key in self._winner and self._winner[key][1] != value:
                 self._mark(key)
         return drifts
+
+    def _drift(self, key: Key, what: str, now: float | None) -> Drift:
+        # What now is as we want it is no fight: an operation whose answer was lost, say.
+        left = now is not None and self._differs(key) and self.contest.fought(key, now)
+        return Drift(key, what, left)
 
     def forget(self, kinds: Collection[ObjectKind]) -> None:
         """Drop every failure and operation in flight of ``kinds``: what programmed them started anew."""
@@ -196,6 +216,7 @@ class Tracker:
         ``busy`` groups are left alone. Deletes of ``hold_deletes`` wait, because the facts that would want them are
         not complete yet.
         """
+        self.contest.expire(now)
         for group in self._groups:
             if group not in busy and (ops := self._puts(group, now)):
                 yield Batch(group, ops)
@@ -249,13 +270,19 @@ class Tracker:
         if key in self._in_flight:
             return False
         failure = self._failed.get(key)
-        return now is None or failure is None or failure.retry_at <= now
+        if now is None:
+            return True
+        return (failure is None or failure.retry_at <= now) and not self.contest.leaves(key, now)
 
     def _settle(self, group: Group) -> None:
         """Keep only keys that still differ. The set is made anew: CPython sets never shrink, and draining the one of a
         cold start left every later step 70 times slower (*measured*, ARCHITECTURE 11.5)."""
         if self._dirty[group]:
             self._dirty[group] = {key for key in self._dirty[group] if self._differs(key)}
+
+    def contested(self) -> Iterator[tuple[Key, float]]:
+        """Yield every key that differs and is left alone, and until when."""
+        return ((key, until) for key, until in self.contest.left() if self._differs(key))
 
     def _differs(self, key: Key) -> bool:
         winner = self._winner.get(key)
@@ -287,11 +314,23 @@ class Tracker:
 
     def next_deadline(self) -> float | None:
         """Return when the next retry is due, or ``None``."""
-        return min((failure.retry_at for failure in self._failed.values()), default=None)
+        retries = [failure.retry_at for failure in self._failed.values()]
+        return min((*retries, *(until for _, until in self.contest.left())), default=None)
 
     def unfinished(self) -> int:
-        """Return how many keys differ from what is wanted, backing off ones included."""
-        return sum(self._differs(key) for dirty in self._dirty.values() for key in dirty)
+        """Return how many keys differ from what is wanted, backing off ones included; what is left alone is not."""
+        left = {key for key, _ in self.contest.left()}
+        return sum(self._differs(key) for dirty in self._dirty.values() for key in dirty if key not in left)
+
+    def stands(self, owner: Owner, kinds: Collection[ObjectKind]) -> bool:
+        """Return whether all that an owner wants of some kinds stands as it wants it."""
+        wanted = self._by_owner.get(owner, {})
+        return not any(type(value) in kinds and self._differs(key) for key, value in wanted.items())
+
+    def doomed(self) -> Iterator[Key]:
+        """Yield every key that stands and that nobody wants."""
+        for dirty in self._dirty.values():
+            yield from (key for key in dirty if key not in self._winner and key in self._actual)
 
     def failures(self) -> Mapping[Key, Failure]:
         """Return every failing key."""

@@ -90,8 +90,8 @@ class Table(Struct, frozen=True):
     servers: tuple[Virtual, ...]
 
 
-def read() -> Table:
-    """Return the table of this thread's network namespace.
+def read(*, reals: bool = True) -> Table:
+    """Return the table of this thread's network namespace; without ``reals`` one listing is enough.
 
     Errors: MissingCapability where the kernel has no IPVS or we may not read it; DriverError.
     """
@@ -101,7 +101,7 @@ def read() -> Table:
         said = dict(attributes(netlink.request(Message(family, 0, wire.get(_GET_INFO)))[4:]))
         number = _number(said[1])
         bodies = list(netlink.dump(Message(family, 0, wire.get(wire.GET_SERVICE))))
-        servers = tuple(_with_reals(netlink, family, body) for body in bodies if _key(body) is not None)
+        servers = tuple(_server(netlink, family, body, reals) for body in bodies if _key(body) is not None)
     except OSError as error:
         raise unanswered("list the IPVS table", error) from error
     finally:
@@ -118,12 +118,13 @@ def _family(netlink: Netlink) -> int:
         raise unanswered("ask for the IPVS netlink family", error) from error
 
 
-def _with_reals(netlink: Netlink, family: int, body: memoryview) -> Virtual:
+def _server(netlink: Netlink, family: int, body: memoryview, with_reals: bool) -> Virtual:
     fields = _inner(body, _SERVICE)
     key = _key(body)
     if key is None:
         raise DriverError("an IPVS service of a protocol that is not known")
-    reals = netlink.dump(Message(family, 0, wire.server_key_message(wire.GET_DESTINATION, key)))
+    asked = Message(family, 0, wire.server_key_message(wire.GET_DESTINATION, key))
+    reals = netlink.dump(asked) if with_reals else ()
     flags = int.from_bytes(fields[7][:4], sys.byteorder)
     return Virtual(
         key,

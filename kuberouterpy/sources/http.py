@@ -1,8 +1,7 @@
-"""The agent's HTTP face on the health port: liveness, readiness, status. It reads one frozen value and nothing else.
+"""The agent's HTTP face on a port: whatever pages it is given, each made from one frozen value when it is asked for.
 
-``/livez`` is the loop's heartbeat only. ``/readyz`` is: first pass done, and not failing for several steps. The API server's
-absence fails neither, because a node whose API server is away must go on serving. ``/healthz`` is what kube-router's
-probes ask.
+Pages of health are in :mod:`kuberouterpy.health`. Here is only what a server must get right: one socket for both families,
+a port in use told once and tried again, a page that fails answered and logged, clients that hang up or never speak let go.
 """
 
 from __future__ import annotations
@@ -10,16 +9,12 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final
-
-import msgspec
+from typing import Final, NamedTuple
 
 from kuberouterpy.log import event as log_event
-from kuberouterpy.status import Status
 
 _RETRY_S: Final = 10.0
 """Wait before binding again when another process holds the port."""
@@ -27,16 +22,31 @@ _RETRY_S: Final = 10.0
 _log = logging.getLogger("kuberouterpy.sources.http")
 
 
-class HttpSource:
-    """Serves ``status()`` on an address and port until stopped; a port in use is told once and tried again."""
+class Page(NamedTuple):
+    """What is answered."""
 
-    def __init__(self, address: str, port: int, status: Callable[[], Status]) -> None:
+    body: bytes
+    type: str = "text/plain"
+    """Content type."""
+    code: HTTPStatus = HTTPStatus.OK
+
+
+Pages = Callable[[str], Page | None]
+"""A path without its query gives a page, or ``None`` where there is none. Called on a thread of its own for each request."""
+
+
+class HttpSource:
+    """Serves pages on an address and port until stopped; a port in use is told once and tried again."""
+
+    def __init__(self, address: str, port: int, pages: Pages, *, name: str = "health") -> None:
+        """``name``: what the port is for, for the log."""
         self._address = address
         self._port = port
-        self._status = status
+        self._pages = pages
+        self._name = name
         self._stop = threading.Event()
         self._server: _Server | None = None
-        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"http-{name}", daemon=True)
 
     def start(self) -> None:
         """Start serving; returns at once."""
@@ -52,12 +62,11 @@ class HttpSource:
         told = False
         while not self._stop.is_set():
             try:
-                self._server = _Server(self._address, self._port, self._status)
+                self._server = _Server(self._address, self._port, self._pages)
             except OSError as error:
                 if not told:
-                    log_event(
-                        _log, logging.ERROR, "health-port-unavailable", key=self._port, error=error, retry_in_s=_RETRY_S
-                    )
+                    name = f"{self._name}-port-unavailable"
+                    log_event(_log, logging.ERROR, name, key=self._port, error=error, retry_in_s=_RETRY_S)
                 told = True
                 self._stop.wait(_RETRY_S)
                 continue
@@ -69,16 +78,19 @@ class HttpSource:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, address: str, port: int, status: Callable[[], Status]) -> None:
+    def __init__(self, address: str, port: int, pages: Pages) -> None:
         # An empty address means every address of both families: one socket that takes IPv4 as mapped addresses.
         self.address_family = socket.AF_INET6 if ":" in address or not address else socket.AF_INET
-        self.status = status
+        self.pages = pages
         super().__init__((address or "::", port), _Handler)
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Keep clients that hang up out of the log."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -88,37 +100,24 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 10.0
 
     def do_GET(self) -> None:
-        status = self.server.status()
-        match self.path.partition("?")[0]:
-            case "/livez" | "/healthz":
-                self._verdict(status.alive(time.monotonic()), "the loop has made no step for a minute")
-            case "/readyz":
-                self._verdict(status.ready, _unready(status))
-            case "/status.json":
-                self._send(HTTPStatus.OK, "application/json", msgspec.json.encode(status))
-            case _:
-                self._send(HTTPStatus.NOT_FOUND, "text/plain", b"not found: /livez /readyz /healthz /status.json\n")
-
-    def _verdict(self, good: bool, reason: str) -> None:
-        if good:
-            self._send(HTTPStatus.OK, "text/plain", b"ok\n")
-        else:
-            self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", f"not ok: {reason}\n".encode())
-
-    def _send(self, code: HTTPStatus, kind: str, body: bytes) -> None:
-        self.send_response(code)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
+        page = self._page(self.path.partition("?")[0])
+        self.send_response(page.code)
+        self.send_header("Content-Type", page.type)
+        self.send_header("Content-Length", str(len(page.body)))
+        self.send_header("X-Content-Type-Options", "nosniff")
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(page.body)
+
+    do_HEAD = do_GET  # noqa: N815 (http.server looks for this name)
+
+    def _page(self, path: str) -> Page:
+        try:
+            found = self.server.pages(path)
+        except Exception as bug:
+            _log.exception("page-failed", extra={"fields": {"key": path}})
+            return Page(f"a bug in the agent: {bug!r}; see its log\n".encode(), code=HTTPStatus.INTERNAL_SERVER_ERROR)
+        return found or Page(b"not found\n", code=HTTPStatus.NOT_FOUND)
 
     def log_message(self, format: str, *args: object) -> None:
         """Keep probes out of the log."""
-
-
-def _unready(status: Status) -> str:
-    if not status.synced:
-        return f"not listed yet: {', '.join(status.waiting_for)}"
-    if not status.settled:
-        return "the first pass over the kernel is not done"
-    return f"failing: {'; '.join(one.key for one in status.failing)}"

@@ -11,6 +11,7 @@ import pytest
 
 from kuberouterpy.cli import ExitCode, main
 from kuberouterpy.cli.status import healthy, lines, since
+from kuberouterpy.health import pages
 from kuberouterpy.sources.http import HttpSource
 from kuberouterpy.status import FailingKey, SourceStatus, Status
 
@@ -48,7 +49,7 @@ def agent(request: pytest.FixtureRequest) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     asked = threading.Event()
-    source = HttpSource("127.0.0.1", port, lambda: request.param)
+    source = HttpSource("127.0.0.1", port, pages(lambda: request.param, lambda: 0.0, lambda: 0.0))
     source.start()
     while not asked.is_set():
         try:
