@@ -53,6 +53,7 @@ COMMANDS: Final[dict[str, Lazy]] = {
     "ipvs": Lazy("kuberouterpy.cli.ipvs", "ipvs", "List virtual and real servers with their Services and pods."),
     "plan": Lazy("kuberouterpy.cli.plan", "plan", "Show what would change now, and why."),
     "explain": Lazy("kuberouterpy.cli.explain", "explain", "Say why a thing is there, or why it is not."),
+    "doctor": Lazy("kuberouterpy.cli.doctor", "doctor", "Look what on this host keeps the agent from working."),
     "prepare": Lazy(
         "kuberouterpy.cli.prepare", "prepare", "Load modules and install CNI plugins, before the agent runs."
     ),
