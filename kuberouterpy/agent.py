@@ -36,6 +36,7 @@ from kuberouterpy.log import event as log_event
 from kuberouterpy.loop import Ask, Loop, Programmed
 from kuberouterpy.metrics.scraper import Scraper
 from kuberouterpy.prepare import MODULES, load_modules, missing_modules
+from kuberouterpy.sources.conditions import NodeReporter
 from kuberouterpy.sources.events import EventRecorder, EventType, Occurrence
 from kuberouterpy.sources.gobgp import GobgpSource
 from kuberouterpy.sources.http import HttpSource
@@ -94,6 +95,7 @@ class Agent:
         chosen = tuple(controllers(config))
         self.source = KubernetesSource(config, self._put)
         self.events = EventRecorder(self.source.transport, config.node_name)
+        self.reporter = NodeReporter(self.source.transport, config.node_name, self.events.record)
         self.loop = Loop(
             config=config,
             controllers=chosen,
@@ -102,6 +104,7 @@ class Agent:
             on_rejection=self._tell,
             on_note=self._note,
             on_trouble=self._trouble,
+            on_status=self.reporter.see if config.run_router else lambda _: None,
         )
         self._sources: tuple[Source, ...] = tuple(self._make_sources())
 
@@ -110,6 +113,7 @@ class Agent:
         _load_modules()
         self._check()
         self.events.start()
+        self.reporter.start()
         for programmed in self.loop.drivers:
             if programmed.lane is not None:
                 programmed.lane.start()
@@ -130,6 +134,7 @@ class Agent:
         """Stop every source; nothing is undone."""
         for source in self._sources:
             source.stop()
+        self.reporter.stop()
         self.events.stop()
 
     def _put(self, message: Event | LaneResult) -> None:

@@ -92,6 +92,7 @@ class Config(Struct, frozen=True, kw_only=True):
     advertise_external_ip: bool = False
     advertise_loadbalancer_ip: bool = False
     override_nexthop: bool = False
+    drain_wait_s: float = 30.0
     peer_router_ips: tuple[str, ...] = ()
     peer_router_asns: tuple[int, ...] = ()
     peer_router_ports: tuple[int, ...] = ()

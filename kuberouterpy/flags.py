@@ -328,6 +328,9 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("advertise-pod-cidr", BOOL, _R, "Announce pod CIDRs to external neighbors"),
     Flag("advertise-cluster-ip", BOOL, _R, "Announce cluster IPs"),
     Flag("advertise-external-ip", BOOL, _R, "Announce external IPs"),
+    Flag(
+        "drain-wait", DURATION, _R, "Time between GRACEFUL_SHUTDOWN and withdrawal of a draining node's VIPs", ours=True
+    ),
     Flag("advertise-loadbalancer-ip", BOOL, _R, "Announce load-balancer IPs"),
     Flag("override-nexthop", BOOL, _R, "Announce ourselves as next hop to external neighbors"),
     Flag("peer-router-ips", ADDRESSES, _R, "Addresses of external neighbors"),

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from kuberouterpy.cluster import Link, Node, Ref
 from kuberouterpy.config import Config
+from kuberouterpy.drain import Drain
 from kuberouterpy.family import Family, canonical_prefix, family_of
 from kuberouterpy.store import Store
 
@@ -58,8 +59,8 @@ class Host(Struct, frozen=True):
     """MTU in bytes of the link that carries the primary address; 0: unknown."""
     annotations: dict[str, str] = {}
     """Annotations under kube-router.io/ of this node."""
-    draining: bool = False
-    """Cordoned, or being deleted."""
+    drain: Drain = Drain.SERVING
+    """How far it has left the cluster."""
     uid: str = ""
     """metadata.uid of the Node, for Events."""
     missing_modules: frozenset[str] = frozenset()
@@ -103,7 +104,6 @@ def describe(store: Store, config: Config) -> Host:
         zone=node.zone,
         mtu=_mtu(store.links, subnets, node_addresses),
         annotations=node.annotations,
-        draining=node.unschedulable or node.deleting,
         uid=node.uid,
     )
 

@@ -45,11 +45,14 @@ from kuberouterpy.controller import Controller
 from kuberouterpy.dataplane import (
     KIND_OF_KEY,
     KINDS,
+    CniConfig,
     FarEndKey,
     HealthCheck,
     Key,
     LinkKey,
+    LocalAddress,
     LocalAddressKey,
+    Neighbor,
     Note,
     ObjectKind,
     Op,
@@ -58,8 +61,12 @@ from kuberouterpy.dataplane import (
     RealServer,
     Route,
     RouteKey,
+    RoutePolicy,
+    Speaker,
     VirtualServer,
 )
+from kuberouterpy.dataplane import Link as DataplaneLink
+from kuberouterpy.drain import Departure, Drain
 from kuberouterpy.drivers import Driver, Expecting
 from kuberouterpy.errors import DriverError, MissingModule
 from kuberouterpy.host import Host, describe
@@ -74,6 +81,9 @@ from kuberouterpy.tracker import Batch, Drift, Group, Tracker
 NEEDS: Final[Mapping[ObjectKind, Kind]] = {Route: BestPath}
 """Objects of the first kind are never deleted before the second kind of fact has been listed: at start the kernel still
 holds the routes of our last life, and GoBGP may come later."""
+
+NETWORK: Final[tuple[ObjectKind, ...]] = (DataplaneLink, LocalAddress, CniConfig, Speaker, RoutePolicy, Neighbor, Path)
+"""What must stand before a node's pods have a network. Single routes may fail: they are of other nodes."""
 
 TOLD: Final[tuple[ObjectKind, ...]] = (HealthCheck,)
 """Objects whose failure is told to their owner by a note: whoever wrote the Service chose the port that is taken."""
@@ -152,10 +162,12 @@ class Loop:
         on_rejection: Callable[[Rejection], None] = lambda _: None,
         on_note: Callable[[Owner, Note], None] = lambda *_: None,
         on_trouble: Callable[[str, str], None] = lambda *_: None,
+        on_status: Callable[[Status], None] = lambda _: None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """``on_note`` hears each note that a person must know, once when it appears and again when it changes; ``on_trouble``
-        what concerns this node, as reason and message. ``wall`` tells Unix time, which only figures are made of."""
+        what concerns this node, as reason and message; ``on_status`` the status after every step, quickly, on the loop's
+        thread. ``wall`` tells Unix time, which only figures are made of."""
         self.config = config
         self.controllers = {controller.name: controller for controller in controllers}
         self.drivers = tuple(drivers)
@@ -173,7 +185,9 @@ class Loop:
         self._tally = Tally()
         self._latency = Latency(wall())
         self._guarded = ""
+        self._on_status = on_status
         self._missing_modules: frozenset[str] = frozenset()
+        self._departure = Departure(config.drain_wait_s)
         self._host_dirty = False
         self._all_dirty = True
         self._heard: set[Kind] = set()
@@ -238,6 +252,7 @@ class Loop:
         self._count_failing(applied)
         self._measure()
         self._publish(now)
+        self._on_status(self.status)
         for ask in asked:
             self._answer(ask)
         return self._next(now)
@@ -259,8 +274,9 @@ class Loop:
                     self._land(message, now)
                 case _:
                     self._take(message, now)
-        if self._host_dirty:
-            self._describe_host()
+        leaves_at = self._departure.deadline()
+        if self._host_dirty or (leaves_at is not None and leaves_at <= now):
+            self._describe_host(now)
         return asked
 
     def _take(self, event: Event, now: float) -> None:
@@ -347,9 +363,10 @@ class Loop:
                 programmed.list_at = 0.0
                 programmed.excused = key is RouteKey
 
-    def _describe_host(self) -> None:
+    def _describe_host(self, now: float) -> None:
         self._host_dirty = False
-        host = replace(describe(self.store, self.config), missing_modules=self._missing_modules)
+        stage = self._departure.advance(self.store.nodes.get(Ref("", self.config.node_name)), now)
+        host = replace(describe(self.store, self.config), missing_modules=self._missing_modules, drain=stage)
         if host != self.host:
             self.host = host
             self._all_dirty = True
@@ -616,7 +633,20 @@ class Loop:
             guard=self._guarded,
             node_eligible=self._eligible(),
             settled_at=self.figures.last_step_wall,
+            network_up=settled and self._is_network_up(),
+            drain=self._drain_word(),
         )
+
+    def _is_network_up(self) -> bool:
+        """Return whether pods of this node reach others: what the router wants stands, and what others announce is known."""
+        lanes = all(one.listed for one in self.drivers if Speaker in one.driver.kinds)
+        return lanes and BestPath in self._heard and not self.tracker.unfinished(NETWORK)
+
+    def _drain_word(self) -> str:
+        """Return ``serving``, ``leaving``, or ``gone`` once the paths have been withdrawn, too."""
+        withdrawn = not self.tracker.unfinished((Path,)) and not any(one.busy for one in self.drivers)
+        stage = self.host.drain
+        return Drain.LEAVING if stage is Drain.GONE and not withdrawn else stage
 
     def _failing(self, now: float) -> Iterable[FailingKey]:
         for key, failure in islice(self.tracker.failures().items(), _MOST):
@@ -635,8 +665,8 @@ class Loop:
         deadlines = [now + 10.0]  # a heartbeat for liveness, no work
         if self.store.synced:
             deadlines += [one.list_at for one in self.drivers if not one.busy]
-            retry = self.tracker.next_deadline()
-            deadlines += [] if retry is None else [retry]
+            others = (self.tracker.next_deadline(), self._departure.deadline())
+            deadlines += [one for one in others if one is not None]
         return min(deadlines)
 
 

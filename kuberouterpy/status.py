@@ -88,6 +88,10 @@ class Status(Struct, frozen=True):
     """Whether load balancers should choose this node; not while it is being deleted or scaled away (KEP-3836)."""
     settled_at: float = 0.0
     """Unix time of the last step that left nothing undone."""
+    network_up: bool = False
+    """Bridge, CNI configuration and BGP stand, and the routes of others are known: pods have a network."""
+    drain: str = "serving"
+    """``serving``, ``leaving`` (asked to, neighbors told) or ``gone`` (VIPs withdrawn)."""
 
     @property
     def ready(self) -> bool:

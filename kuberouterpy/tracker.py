@@ -317,10 +317,12 @@ class Tracker:
         retries = [failure.retry_at for failure in self._failed.values()]
         return min((*retries, *(until for _, until in self.contest.left())), default=None)
 
-    def unfinished(self) -> int:
-        """Return how many keys differ from what is wanted, backing off ones included; what is left alone is not."""
+    def unfinished(self, kinds: Collection[ObjectKind] = ()) -> int:
+        """Return how many keys, of some kinds or of all, differ from what is wanted, backing off ones included; what is left
+        alone is not."""
         left = {key for key, _ in self.contest.left()}
-        return sum(self._differs(key) for dirty in self._dirty.values() for key in dirty if key not in left)
+        keys = (key for dirty in self._dirty.values() for key in dirty if key not in left)
+        return sum(self._differs(key) for key in keys if not kinds or KIND_OF_KEY[type(key)] in kinds)
 
     def stands(self, owner: Owner, kinds: Collection[ObjectKind]) -> bool:
         """Return whether all that an owner wants of some kinds stands as it wants it."""

@@ -14,6 +14,7 @@ from kuberouterpy.cluster import Ref, Service, ServiceType, TrafficPolicy
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Desired
 from kuberouterpy.dataplane import Note, Object, Path, PathKey
+from kuberouterpy.drain import GRACEFUL_SHUTDOWN, Drain
 from kuberouterpy.family import family_of
 from kuberouterpy.host import Host
 from kuberouterpy.store import Store
@@ -30,7 +31,7 @@ def pod_cidrs(host: Host) -> Iterator[Path | Note]:
     for cidr in host.pod_cidrs:
         next_hop = host.primary(family_of(cidr))
         if next_hop:
-            yield Path(PathKey(cidr), next_hop)
+            yield Path(PathKey(cidr), next_hop, communities=_leaving(host))
         else:
             yield Note(cidr, "no-node-address: this node has no address of its family")
 
@@ -50,7 +51,9 @@ def announced(service: Service, store: Store, host: Host, config: Config) -> Des
         if why_not:
             notes.append(Note(address, why_not))
         elif address not in paths:
-            paths[address] = Path(PathKey(host_prefix(address)), host.primary(family_of(address)))
+            paths[address] = Path(
+                PathKey(host_prefix(address)), host.primary(family_of(address)), communities=_leaving(host)
+            )
     notes.extend(_annotation_notes(service))
     return Desired(tuple(paths.values()), tuple(notes))
 
@@ -97,7 +100,14 @@ def _why_not(kind: str, address: str, service: Service, host: Host, config: Conf
     refused = "" if kind == "cluster" else _refused(kind, address, config)
     if refused:
         return refused
+    if host.drain is Drain.GONE:
+        return "drained: this node is cordoned, being deleted, or told to leave"
     return "" if host.primary(family) else "no-node-address: this node has no address of its family"
+
+
+def _leaving(host: Host) -> tuple[str, ...]:
+    """Return the community that asks neighbors for another way, while the node leaves and after."""
+    return () if host.drain is Drain.SERVING else (GRACEFUL_SHUTDOWN,)
 
 
 def _wanted(kind: str, service: Service, config: Config) -> bool:

@@ -30,6 +30,8 @@ Key = tuple[str, str]
 """Namespace (empty for cluster-wide kinds) and name."""
 
 MERGE: Final = "application/merge-patch+json"
+STRATEGIC: Final = "application/strategic-merge-patch+json"
+"""Lists are merged by the key that their type has: a kubelet's condition leaves those of others."""
 _WATCH_S: Final = 240
 _BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 _RELIST_AFTER: Final = 3  # refusals in a row: an API server that lost its state need not say 410
@@ -133,9 +135,11 @@ class Client:
         body = {"apiVersion": resource.version, "kind": resource.kind, **item}
         return self.request("PUT", resource.path(*key_of(item), subresource), body)
 
-    def patch(self, resource: Resource, namespace: str, name: str, patch: Object, *, subresource: str = "") -> Object:
-        """Merge-patch an object (lists are replaced whole, null deletes a field); return it as stored."""
-        return self.request("PATCH", resource.path(namespace, name, subresource), patch, MERGE)
+    def patch(
+        self, resource: Resource, namespace: str, name: str, patch: Object, *, subresource: str = "", form: str = MERGE
+    ) -> Object:
+        """Patch an object (by default lists are replaced whole, null deletes a field); return it as stored."""
+        return self.request("PATCH", resource.path(namespace, name, subresource), patch, form)
 
     def delete(
         self, resource: Resource, namespace: str, name: str, *, grace_s: int | None = None, uid: str = ""

@@ -24,9 +24,11 @@ from kuberouterpy.lab.api import config as api_config
 from kuberouterpy.lab.api.__main__ import write_kubeconfig
 from kuberouterpy.lab.api.authorizer import ACCOUNT
 from kuberouterpy.lab.api.server import ApiServer
-from kuberouterpy.lab.client import ApiError, Client, Resource
+from kuberouterpy.lab.client import NODES, ApiError, Client, Resource
+from kuberouterpy.sources.conditions import NodeReporter
 from kuberouterpy.sources.events import EventRecorder, Occurrence
 from kuberouterpy.sources.kubernetes import KubernetesSource, kinds
+from kuberouterpy.status import Status
 from manifests import render
 
 USER = f"{ACCOUNT}kube-system:kuberouterpy"
@@ -106,6 +108,7 @@ class Watched:
         self.source = KubernetesSource(config, self._put)
         hours = itertools.count(step=3600)
         self.events = EventRecorder(self.source.transport, config.node_name, clock=lambda: float(next(hours)))
+        self.reporter = NodeReporter(self.source.transport, "node-1", self.events.record)
 
     def _put(self, event: cluster.Event) -> None:
         with self._changed:
@@ -126,6 +129,10 @@ def test_the_agent_asks_for_what_its_role_gives_and_for_nothing_else(judged: Jud
     told = Occurrence(Service, Ref("default", "web"), "Rejected", "a reason")
     watched.events.record(told)
     watched.events.record(told)  # the same again, much later: a patch counts it
+    if judged.config.run_router:
+        judged.admin.create(NODES, {"metadata": {"name": "node-1"}})
+        watched.reporter.see(Status("node-1", "", settled=True, network_up=True))
+        assert watched.reporter.write()
     wanted = judged.given()
     deadline = threading.Event()
     for _ in range(200):

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from kuberouterpy.lab.client import LEASES, NAMESPACES, NODES, ApiError, Client, Object
+from kuberouterpy.lab.client import LEASES, NAMESPACES, NODES, STRATEGIC, ApiError, Client, Object
 from kuberouterpy.lab.kubelet.plan import KubeletNode
 from kuberouterpy.log import event
 
@@ -125,7 +125,7 @@ def insist(write: Callable[[], None], stop: threading.Event, what: str) -> None:
 
 def _report(client: Client, node: KubeletNode, *, ready: bool) -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    client.patch(NODES, "", node.name, {"status": status(node, now, ready=ready)}, subresource="status")
+    client.patch(NODES, "", node.name, {"status": status(node, now, ready=ready)}, subresource="status", form=STRATEGIC)
 
 
 def _renew(client: Client, node: KubeletNode) -> None:

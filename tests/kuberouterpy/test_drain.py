@@ -1,0 +1,170 @@
+"""A node leaves in stages, and the loop brings the stages to the paths; an agent's own end or start is no drain."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kuberouterpy.cluster import KUBERNETES_KINDS, Link, Node, NodeAddress, Ref, Replace, Service, ServiceType, Upsert
+from kuberouterpy.config import Config
+from kuberouterpy.dataplane import Path
+from kuberouterpy.drain import GRACEFUL_SHUTDOWN, Departure, Drain, asked_to_leave
+from kuberouterpy.drivers import fake
+from kuberouterpy.loop import Loop, Programmed
+from kuberouterpy.status import Status
+from routing import CONTROLLER
+
+ADDRESSES = (NodeAddress("InternalIP", "10.0.0.1"), NodeAddress("InternalIP", "fd00::1"))
+NODE = Node(Ref("", "node-1"), ADDRESSES, ("10.1.4.0/24", "fd00:1:4::/64"))
+WEB = Service(Ref("default", "web"), ServiceType.CLUSTER_IP, ("10.96.0.10", "fd00:96::10"))
+PODS = {"10.1.4.0/24", "fd00:1:4::/64"}
+VIPS = {"10.96.0.10/32", "fd00:96::10/128"}
+CONFIG = Config(
+    node_name="node-1",
+    enable_ipv6=True,
+    service_cluster_ip_range=("10.96.0.0/12", "fd00:96::/112"),
+    advertise_cluster_ip=True,
+    drain_wait_s=20.0,
+)
+
+
+def node(**fields: object) -> Node:
+    return msgspec.structs.replace(NODE, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({}, False),
+        ({"unschedulable": True}, True),
+        ({"deleting": True}, True),
+        ({"taints": ("ToBeDeletedByClusterAutoscaler",)}, True),
+        ({"taints": ("node.kubernetes.io/unschedulable",)}, True),
+        ({"taints": ("node-role.kubernetes.io/control-plane", "node.kubernetes.io/not-ready")}, False),
+        ({"annotations": {"kube-router.io/drain": "true"}}, True),
+        ({"annotations": {"kube-router.io/drain": "false"}, "unschedulable": True}, False),
+        ({"annotations": {"kube-router.io/drain": "yes please"}}, False),
+        ({"annotations": {"kube-router.io/drain": ""}, "unschedulable": True}, True),
+    ],
+)
+def test_what_asks_a_node_to_leave(fields: dict[str, object], asked: bool) -> None:
+    assert asked_to_leave(node(**fields)) is asked
+
+
+def test_a_node_that_was_cordoned_before_the_agent_started_is_gone_already() -> None:
+    """A reboot under a cordon must not announce VIPs for a moment."""
+    departure = Departure(20.0)
+    assert departure.advance(None, 0.0) is Drain.SERVING
+    assert departure.advance(node(unschedulable=True), 1.0) is Drain.GONE
+    assert departure.advance(node(), 2.0) is Drain.SERVING
+    assert departure.advance(node(unschedulable=True), 3.0) is Drain.LEAVING
+    assert departure.deadline() == 23.0
+
+
+def test_a_node_that_cannot_be_read_goes_on_leaving() -> None:
+    departure = Departure(20.0)
+    departure.advance(node(), 0.0)
+    assert departure.advance(node(deleting=True), 1.0) is Drain.LEAVING
+    assert departure.advance(None, 20.9) is Drain.LEAVING
+    assert departure.advance(None, 21.0) is Drain.GONE
+    assert departure.deadline() is None
+
+
+@given(st.lists(st.tuples(st.sampled_from([None, False, True]), st.floats(0, 30)), max_size=30))
+def test_no_history_leaves_sooner_than_the_wait_or_stays_gone_when_asked_back(
+    history: list[tuple[bool | None, float]],
+) -> None:
+    departure, now = Departure(20.0), 0.0
+    departure.advance(node(), now)
+    since: float | None = None
+    for asked, after_s in history:
+        now += after_s
+        if asked is False:
+            since = None
+        elif asked and since is None:
+            since = now
+        stage = departure.advance(None if asked is None else node(unschedulable=asked), now)
+        expected = Drain.SERVING if since is None else Drain.LEAVING if now < since + 20.0 else Drain.GONE
+        assert stage is expected
+
+
+class World:
+    """A loop that routes, over fake drivers, with a clock of its own."""
+
+    def __init__(self, config: Config = CONFIG) -> None:
+        self.drivers = {driver.name: driver for driver in fake.kernel()}
+        self.now = 0.0
+        self.told: list[Status] = []
+        self.loop = Loop(
+            config=config,
+            controllers=(CONTROLLER,),
+            drivers=tuple(Programmed(driver, period_s=300) for driver in self.drivers.values()),
+            expected=(*KUBERNETES_KINDS, Link),
+            on_status=self.told.append,
+        )
+
+    def start(self, first: Node) -> None:
+        """Give the first facts."""
+        for kind in KUBERNETES_KINDS:
+            self.loop.put(Replace(kind, tuple(one for one in (first, WEB) if type(one) is kind)))
+        self.loop.put(Replace(Link, ()))
+        self.step()
+
+    def step(self, after_s: float = 0.0) -> float:
+        """Let time pass."""
+        self.now += after_s
+        return self.loop.step(self.now)
+
+    def paths(self) -> dict[str, tuple[str, ...]]:
+        """Return what is announced, with communities."""
+        found = self.drivers["gobgp"].list().values()
+        return {one.key.prefix: one.communities for one in found if isinstance(one, Path)}
+
+
+def test_a_cordon_is_told_then_vips_go_then_an_uncordon_brings_all_back() -> None:
+    world = World()
+    world.start(NODE)
+    assert world.paths() == dict.fromkeys(PODS | VIPS, ())
+    world.loop.put(Upsert(node(unschedulable=True)))
+    assert world.step() == world.now + 10.0
+    assert world.paths() == dict.fromkeys(PODS | VIPS, (GRACEFUL_SHUTDOWN,))
+    assert world.loop.status.drain == "leaving"
+    assert world.step(19.0) == 20.0, "the loop comes back when the wait is over, whatever else happens"
+    assert set(world.paths()) == PODS | VIPS
+    world.step(1.0)
+    assert world.paths() == dict.fromkeys(PODS, (GRACEFUL_SHUTDOWN,))
+    assert world.loop.status.drain == "gone"
+    world.loop.put(Upsert(NODE))
+    world.step()
+    assert world.paths() == dict.fromkeys(PODS | VIPS, ())
+    words = [status.drain for status in world.told]
+    assert [word for word, before in zip(words, ["", *words], strict=False) if word != before] == [
+        "serving",
+        "leaving",
+        "gone",
+        "serving",
+    ]
+
+
+def test_a_drain_is_not_done_before_the_withdrawals_are() -> None:
+    world = World(msgspec.structs.replace(CONFIG, drain_wait_s=0.0))
+    world.start(NODE)
+    for one in world.drivers["gobgp"].list().values():
+        if isinstance(one, Path) and one.key.prefix == "10.96.0.10/32":
+            world.drivers["gobgp"].fail(one.key, 5)
+    world.loop.put(Upsert(node(unschedulable=True)))
+    world.step()
+    assert world.loop.host.drain is Drain.GONE
+    assert world.loop.status.drain == "leaving"
+    world.step(5.0)
+    assert world.loop.status.drain == "gone"
+
+
+def test_why_a_vip_is_not_announced_is_told() -> None:
+    world = World()
+    world.start(node(unschedulable=True))
+    assert set(world.paths()) == PODS
+    reasons = {note.subject: note.reason for notes in world.loop.notes.values() for note in notes}
+    assert reasons["10.96.0.10"] == "drained: this node is cordoned, being deleted, or told to leave"
