@@ -1,7 +1,7 @@
 # Each target installs what it needs by itself, says what, and does nothing twice.
 PY := .venv/bin
 
-.PHONY: demo test lint bench help
+.PHONY: demo test lint bench image-check manifests lock docs help
 
 help:            ## Show what there is
 	@sed -n 's/^\([a-z-]*\): *\(.*\)##\(.*\)/  make \1\t\3/p' $(MAKEFILE_LIST)
@@ -24,3 +24,19 @@ lint:            ## Style, types and import contracts
 bench:           ## Figures as ratios against named references in the same run
 	@.ci/install test
 	@for script in tests/bench/*.py; do echo "== $$script"; $(PY)/python $$script || exit 1; done
+
+image-check:     ## Build the image from Debian's packages, without a registry, and run its agent in the lab
+	@.ci/install image
+	@manifests/image/check
+
+manifests:       ## Plain manifests and kustomize overlays from the chart
+	@.ci/install test
+	@$(PY)/python manifests/render.py
+
+lock:            ## The wheels of the image, each by its hashes (needs pip-tools)
+	@for name in requirements build; do \
+	  source=pyproject.toml; \
+	  [ $$name = requirements ] || { source=build/build.in; mkdir -p build; echo 'hatchling>=1.21' >$$source; }; \
+	  pip-compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --strip-extras \
+	    --output-file=manifests/image/$$name.lock $$source || exit 1; \
+	done

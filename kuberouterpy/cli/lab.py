@@ -70,6 +70,9 @@ def cluster_options(command: F) -> F:
             "--apply", "files", multiple=True, metavar="FILE", help="Objects to apply first; may be repeated."
         ),
         click.option("--agent-args", default="", metavar="TEXT", help="Further flags of every agent, as one text."),
+        click.option(
+            "--rights", default="", metavar="FILE", help="Give the agents the rights of this manifest's account."
+        ),
         click.option("--no-agents", is_flag=True, help="Start no agents: nodes will not be Ready."),
         click.option("--bare", is_flag=True, help="Only the kernel: no cluster at all."),
         click.option(
@@ -337,6 +340,7 @@ def _lab_options(
     subnets: int,
     files: tuple[str, ...],
     agent_args: str,
+    rights: str,
     no_agents: bool,
     timeout: float,
     verbose: bool,
@@ -348,6 +352,10 @@ def _lab_options(
         if not Path(name).is_file():
             raise ConfigError(f"--apply {name}: no such file")
         manifest.check(Path(name))
+    if rights:
+        if not Path(rights).is_file():
+            raise ConfigError(f"--rights {rights}: no such file")
+        manifest.check(Path(rights))
     try:
         words = tuple(shlex.split(agent_args))
     except ValueError as error:
@@ -358,6 +366,7 @@ def _lab_options(
         subnets=subnets,
         agents=not no_agents,
         agent_args=words,
+        rights=rights,
         apply=files,
         wait_s=timeout,
         assets=assets.folder(os.environ),

@@ -117,14 +117,14 @@ def client(topology: Topology, *, timeout_s: float = 15.0) -> Client:
     return Client(topology.server, token=TOKEN, authority=str(authority()), timeout_s=timeout_s)
 
 
-def write_kubeconfig(path: Path, topology: Topology, *, directory: Path = DIRECTORY) -> None:
-    """Write a kubeconfig with the certificate in it: pods and nodes see other files."""
+def write_kubeconfig(path: Path, topology: Topology, *, directory: Path = DIRECTORY, token: str = TOKEN) -> None:
+    """Write a kubeconfig with the certificate in it: pods and nodes see other files. ``token``: else the administrator's."""
     import base64
 
     from kuberouterpy.lab.api.__main__ import write_kubeconfig as write
 
     trusted = base64.b64encode(authority(directory=directory).read_bytes()).decode()
-    write(path, topology.server, token=TOKEN, authority=trusted)
+    write(path, topology.server, token=token, authority=trusted)
 
 
 def _tokens(directory: Path) -> Path:

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from kuberouterpy.errors import ConfigError, LabError
-from kuberouterpy.lab import assets, control, fabric, manifest, readiness, router
+from kuberouterpy.lab import assets, control, fabric, manifest, readiness, rights, router
 from kuberouterpy.lab.client import Client
 from kuberouterpy.lab.options import LabOptions
 from kuberouterpy.lab.topology import API_PORT, ROUTER, Station, Topology, bracketed, plan
@@ -25,6 +25,7 @@ from kuberouterpy.lab.zygote import Child, Order, Zygote
 
 RUN: Final = Path("/run/lab")
 KUBECONFIG: Final = RUN / "kubeconfig"
+AGENT_KUBECONFIG: Final = RUN / "agent.kubeconfig"
 LOGS: Final = RUN / "logs"
 _TERM_S: Final = 20.0
 _API_S: Final = 60.0
@@ -58,6 +59,9 @@ class Cluster:
             self._start_etcd()
         self.start_api()
         self.note(f"API up{self._which_api()}")
+        if self.options.rights:
+            account = rights.give(Path(directory, self.options.rights), self.client, self.topology, AGENT_KUBECONFIG)
+            self.note(f"agents have the rights of {account}")
         self._run("controllers", "kuberouterpy.lab.parts:controllers", self._plan(), f"{LOGS}/pods")
         control.serve(self)
         if self.options.agents:
@@ -104,7 +108,7 @@ class Cluster:
             "NODE_NAME": node,
         }
         words = [
-            f"--kubeconfig={KUBECONFIG}",
+            f"--kubeconfig={AGENT_KUBECONFIG if self.options.rights else KUBECONFIG}",
             f"--hostname-override={node}",
             f"--gobgp-socket={station.directory}/gobgp.sock",
             f"--agent-socket={station.directory}/agent.sock",

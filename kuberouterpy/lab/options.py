@@ -18,6 +18,8 @@ class LabOptions(msgspec.Struct, frozen=True):
     """Whether an agent runs on every node."""
     agent_args: tuple[str, ...] = ()
     """Further arguments of every agent."""
+    rights: str = ""
+    """Manifest whose ServiceAccount's rights the agents have; empty: the administrator's."""
     apply: tuple[str, ...] = ()
     """Files with objects to apply before the command runs."""
     wait_s: float = 120.0

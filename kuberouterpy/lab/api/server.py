@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import threading
 
 import msgspec
@@ -124,6 +125,7 @@ class ApiServer:
                 authorizer.refuse(self.core.storage, user, target, what)
             except StatusError as error:
                 refusal = error
+                sys.stderr.write(f"{error.message}\n")  # the log tells whoever wonders what a role lacks
         plural = target.resource.plural if target else ""
         sight = Sight(request.method, request.target, what, plural, request.agent)
         faults = self.core.faults.strike(sight) if not request.path.startswith("/lab/") else []
