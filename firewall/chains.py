@@ -1,4 +1,4 @@
-"""Chains: the fixed ones, the tree that finds a pod's chain by its address, and the pod's chain.
+"""Chains: the fixed ones, and the tree that finds a pod's chain by its address (``pod_chains``).
 
 What a new connection of a pod meets in FORWARD, and proxied in OUTPUT::
 
@@ -25,17 +25,19 @@ from typing import Final
 from msgspec import Struct
 
 from firewall.peers import LOCAL_PODS, in_family, local_pods_set
-from firewall.policies import ALLOWED, FORGET, Direction, policy_chain_name, shortened
-from kuberouterpy.cluster import NetworkPolicy, Pod, Ref
+from firewall.pod_chains import chain_of, denied_log, pod_chain_name
+from firewall.policies import ALLOWED, FORGET, Direction, shortened
+from kuberouterpy.cluster import Ref
 from kuberouterpy.config import Config
-from kuberouterpy.dataplane import Chain, ChainKey, Jump, JumpKey, Object, Rule, Table
-from kuberouterpy.family import Family
+from kuberouterpy.dataplane import Chain, Jump, JumpKey, Object, Rule, Table
+from kuberouterpy.family import Family, family_of
 from kuberouterpy.host import Host
-from kuberouterpy.names import hashed
+from kuberouterpy.protocol import Protocol
 
 FORWARD: Final = "KUBE-ROUTER-FORWARD"
 OUTPUT: Final = "KUBE-ROUTER-OUTPUT"
 ICMP: Final = "KUBE-ROUTER-ICMP"
+INPUT: Final = "KUBE-ROUTER-INPUT"
 UNSEEN: Final = "KUBE-ROUTER-UNSEEN"
 TREES: Final = {Direction.INGRESS: "KUBE-ROUTER-TO-PODS", Direction.EGRESS: "KUBE-ROUTER-FROM-PODS"}
 
@@ -43,6 +45,7 @@ _RANK: Final = 100
 """Our jumps stand behind the proxy's of the same built-in chain: what passes here is accepted."""
 _FORWARDED: Final = "to or from pods"
 _PROXIED: Final = "proxied by this host, or from it"
+_TO_HOST: Final = "from pods to this host"
 
 SLOTS: Final = tuple(range(16))
 """Branches that are computed by themselves: the last four bits of the address, thus behind two forks."""
@@ -62,10 +65,6 @@ _ICMP_TYPES: Final = {
     Family.IPV6: ("icmp6", "--icmpv6-type", (1, 2, 3, 4, 133, 134, 135, 136, 137)),
 }
 _DIRECTION_FLAG: Final = {Direction.INGRESS: "-d", Direction.EGRESS: "-s"}
-_NFLOG_PREFIX: Final = 63
-"""nflog's prefix has 64 bytes with its end."""
-_LOG_LIMIT: Final = ("-m", "limit", "--limit", "10/second", "--limit-burst", "20")
-"""Each pod and direction has its own: a flood against one pod hides nobody else's."""
 
 
 class Isolated(Struct, frozen=True, order=True):
@@ -80,18 +79,23 @@ class Isolated(Struct, frozen=True, order=True):
 # --- fixed chains -----------------------------------------------------------------------------------------------------
 
 
-def base(host: Host, config: Config) -> Iterator[Object]:
-    """Yield the chains, jumps and the set that all pods share."""
+def base(host: Host, config: Config, *, egress_to_host: bool = False) -> Iterator[Object]:
+    """Yield the chains, jumps and the set that all pods share. ``egress_to_host``: some policy may deny a pod its own node."""
     for family in host.families:
         yield local_pods_set(family)
-        yield _chain(family, ICMP, _icmp_rules(family))
+        yield chain_of(family, ICMP, _icmp_rules(family))
         for direction, name in TREES.items():
             yield from _trunk(name, 0, direction, family)
         if unseen := _unseen_rules(host, config, family):
-            yield _chain(family, UNSEEN, (_log("unseen"), Rule((), ("DROP",), "of a pod not seen yet")))
-        yield _chain(family, FORWARD, (*unseen, *_top_rules(family)))
-        yield _chain(family, OUTPUT, (*unseen, *_top_rules(family, own_node=True)))
-        for parent, name, reason in (("FORWARD", FORWARD, _FORWARDED), ("OUTPUT", OUTPUT, _PROXIED)):
+            yield chain_of(family, UNSEEN, (denied_log("unseen"), Rule((), ("DROP",), "of a pod not seen yet")))
+        yield chain_of(family, FORWARD, (*unseen, *_top_rules(family)))
+        yield chain_of(family, OUTPUT, (*unseen, *_top_rules(family, own_node=True)))
+        yield chain_of(family, INPUT, _input_rules(config, family, judged=egress_to_host))
+        for parent, name, reason in (
+            ("INPUT", INPUT, _TO_HOST),
+            ("FORWARD", FORWARD, _FORWARDED),
+            ("OUTPUT", OUTPUT, _PROXIED),
+        ):
             key = JumpKey(family, Table.FILTER, parent, name)
             yield Jump(key, Rule((), (name,), reason), rank=_RANK)
 
@@ -113,6 +117,24 @@ def _top_rules(family: Family, *, own_node: bool = False) -> Iterator[Rule]:
     yield Rule(("-m", "set", *destination), (TREES[Direction.INGRESS],), "to a pod of this host")
     yield Rule(ALLOWED, FORGET, "the mark is ours alone")
     yield Rule((), ("ACCEPT",), "allowed in both directions")
+
+
+def _input_rules(config: Config, family: Family, *, judged: bool) -> Iterator[Rule]:
+    """Yield what pods meet that address this host: services are none of it, and only the cluster's policies may deny it."""
+    source = ("--match-set", in_family(LOCAL_PODS, family), "src")
+    yield Rule(("-m", "set", "!", *source), ("RETURN",), "not from a pod of this host")
+    for prefix in (*config.service_cluster_ip_range, *config.service_external_ip_range, *config.loadbalancer_ip_range):
+        if family_of(prefix) is family:
+            yield Rule(("-d", prefix), ("RETURN",), "a VIP: judged when its endpoint is chosen")
+    first, last = config.service_node_port_range
+    for protocol in Protocol:
+        match = ("-p", str(protocol), "-m", "addrtype", "--dst-type", "LOCAL", "--dport", f"{first}:{last}")
+        yield Rule(match, ("RETURN",), "a node port: judged when its endpoint is chosen")
+    if judged:
+        yield Rule(("-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"), ("RETURN",), "of an allowed connection")
+        yield Rule(("-p", family.icmp), (ICMP,), "errors and neighbour discovery always pass")
+        yield Rule((), (TREES[Direction.EGRESS],), "the cluster's policies may deny a pod its node")
+        yield Rule(ALLOWED, FORGET, "the mark is ours alone")
 
 
 def _icmp_rules(family: Family) -> Iterator[Rule]:
@@ -165,7 +187,7 @@ def _trunk(name: str, depth: int, direction: Direction, family: Family) -> Itera
 
 def _grow(name: str, pods: Sequence[Isolated], depth: int, direction: Direction, family: Family) -> Iterator[Chain]:
     if len(pods) <= _LEAF or depth == _FORKS:
-        yield _chain(family, name, (_pod_rule(one, direction, family) for one in pods))
+        yield chain_of(family, name, (_pod_rule(one, direction, family) for one in pods))
         return
     split: dict[int, list[Isolated]] = {}
     for one in pods:
@@ -179,7 +201,7 @@ def _fork(name: str, ways: Iterable[int], depth: int, direction: Direction, fami
     # A mask need not be contiguous: xtables compares (address & mask) with the wanted bits (ip_packet_match).
     make = IPv4Address if family is Family.IPV4 else IPv6Address
     mask = make(_WAYS[-1] << (_FORK_BITS * depth))
-    return _chain(
+    return chain_of(
         family,
         name,
         (
@@ -200,43 +222,3 @@ def _way_name(name: str, way: int) -> str:
 def _pod_rule(one: Isolated, direction: Direction, family: Family) -> Rule:
     match = (_DIRECTION_FLAG[direction], f"{one.address}/{family.host_prefix}")
     return Rule(match, (pod_chain_name(one.pod, direction),), shortened(str(one.pod)))
-
-
-# --- chains of pods and policies --------------------------------------------------------------------------------------
-
-
-def pod_chain_name(pod: Ref, direction: Direction) -> str:
-    """Return the name of a pod's chain; a function of namespace, name and direction only."""
-    return hashed("KUBE-POD-FW-", pod.namespace, pod.name, direction)
-
-
-def pod_chain(pod: Pod, policies: Iterable[NetworkPolicy], direction: Direction, family: Family) -> Chain:
-    """Return the chain of an isolated pod: what none of ``policies`` marks is logged and dropped."""
-    ordered = sorted(policies, key=lambda policy: policy.ref)
-    names = ",".join(policy.ref.name for policy in ordered)
-    # The mark may be left over from the pod at the other end, whose egress was judged a moment ago.
-    rules = [Rule((), FORGET, shortened(f"{direction} of {pod.ref}"))]
-    rules += [Rule((), (policy_chain_name(one, direction),), shortened(f"policy {one.ref}")) for one in ordered]
-    rules += [
-        Rule(ALLOWED, ("RETURN",), "a policy allows it"),
-        _log(f"{direction.short}:{pod.ref}:{names}"),
-        Rule((), ("DROP",), shortened(f"{direction} of {pod.ref} denied by {names}")),
-    ]
-    return _chain(family, pod_chain_name(pod.ref, direction), rules)
-
-
-def policy_chain(policy: NetworkPolicy, rules: Iterable[Rule], direction: Direction, family: Family) -> Chain:
-    """Return the chain of a policy and direction."""
-    return _chain(family, policy_chain_name(policy, direction), rules)
-
-
-def _log(prefix: str) -> Rule:
-    return Rule(
-        _LOG_LIMIT,
-        ("NFLOG", "--nflog-group", "100", "--nflog-prefix", prefix[:_NFLOG_PREFIX]),
-        "tell who was denied",
-    )
-
-
-def _chain(family: Family, name: str, rules: Iterable[Rule]) -> Chain:
-    return Chain(ChainKey(family, Table.FILTER, name), tuple(rules))

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from kuberouterpy.cluster import IpBlock, Pod
+from kuberouterpy.cluster import IpBlock, Node, NodeSelector, Pod
 from kuberouterpy.dataplane import Entry, EntryKey, Set, SetKey
 from kuberouterpy.family import Family, family_of
 from kuberouterpy.names import hashed
@@ -82,6 +82,29 @@ def local_pods_set(family: Family) -> Set:
 def local_pod_entry(pod: Pod, address: str) -> Entry:
     """Return what a pod of this host puts into the set of them."""
     return Entry(EntryKey(in_family(LOCAL_PODS, family_of(address)), address), str(pod.ref)[:_COMMENT_BYTES])
+
+
+# --- sets of nodes ----------------------------------------------------------------------------------------------------
+
+
+def node_set_name(nodes: NodeSelector, family: Family) -> str:
+    """Return the name of the set of a selector of nodes."""
+    return in_family(hashed("KUBE-SRC-", "nodes", msgspec.json.encode(nodes).decode()), family)
+
+
+def node_set(selected: NodeSelector, nodes: Iterable[Node], family: Family) -> Iterator[Set | Entry]:
+    """Yield the set of a selector of nodes, with the addresses of the ``nodes`` that it means."""
+    name = node_set_name(selected, family)
+    yield Set(SetKey(name), family, "hash:ip", max_elements=_MAX_PODS)
+    addresses = {
+        one.address: node.ref.name
+        for node in sorted(nodes, key=lambda node: node.ref)
+        if selected.nodes.matches(node.labels)
+        for one in node.addresses
+        if family_of(one.address) is family
+    }
+    for address, node_name in addresses.items():
+        yield Entry(EntryKey(name, address), node_name[:_COMMENT_BYTES])
 
 
 # --- sets of blocks ---------------------------------------------------------------------------------------------------

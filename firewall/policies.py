@@ -5,25 +5,29 @@ A policy only ever adds permission; what no policy of a pod marks is dropped by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Final
 
 from msgspec import Struct
 
-from firewall.peers import Blocks, block_objects, blocks_of, pod_set_name
-from kuberouterpy.cluster import IpBlock, NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule
+from firewall.peers import Blocks, block_objects, blocks_of, node_set_name, pod_set_name
+from kuberouterpy.cluster import Anyone, ClusterPeer, IpBlock, NetworkPolicy, NodeSelector, PolicyPort, PolicyRule
 from kuberouterpy.dataplane import Entry, Rule, Set
 from kuberouterpy.family import Family
 from kuberouterpy.labels import PodSelector
 from kuberouterpy.names import hashed
-from kuberouterpy.store import EVERY_POD, NamedPort
+from kuberouterpy.store import EVERY_POD, NamedPort, Policy, subject_of
 
 MARK: Final = "0x10000"
 """Bit of the packet's mark: a policy allows this direction (kube-router's)."""
 ALLOW: Final = ("MARK", "--set-xmark", f"{MARK}/{MARK}")
 FORGET: Final = ("MARK", "--set-xmark", f"0x0/{MARK}")
 ALLOWED: Final = ("-m", "mark", "--mark", f"{MARK}/{MARK}")
+UNALLOWED: Final = ("-m", "mark", "--mark", f"0x0/{MARK}")
+
+AUDIT: Final = "kuberouterpy.io/policy-audit"
+"""Annotation of a NetworkPolicy: ``"true"`` has it log and count what it would drop, and drop nothing."""
 
 _REASON_LIMIT: Final = 200
 """An xt comment takes 255 bytes, and the driver adds an id."""
@@ -58,14 +62,19 @@ class Match(Struct, frozen=True):
 _ANYBODY: Final = Match((), "anybody")
 
 
-def policy_chain_name(policy: NetworkPolicy, direction: Direction) -> str:
-    """Return the name of a policy's chain; a function of namespace, name and direction only."""
+def policy_chain_name(policy: Policy, direction: Direction) -> str:
+    """Return the name of a policy's chain; a function of kind, namespace, name and direction only."""
     return hashed("KUBE-NWPLCY-", policy.ref.namespace, policy.ref.name, direction)
 
 
 def items(policy: NetworkPolicy, direction: Direction) -> tuple[PolicyRule, ...] | None:
     """Return the policy's rules of a direction; ``None``: it does not isolate that direction."""
     return policy.ingress if direction is Direction.INGRESS else policy.egress
+
+
+def is_audited(policy: NetworkPolicy) -> bool:
+    """Return whether a policy only tells what it would drop."""
+    return policy.annotations.get(AUDIT, "").lower() == "true"
 
 
 def rules(policy: NetworkPolicy, direction: Direction, family: Family) -> tuple[Rule, ...]:
@@ -75,7 +84,7 @@ def rules(policy: NetworkPolicy, direction: Direction, family: Family) -> tuple[
     """
     found: dict[tuple[str, ...], Rule] = {}
     for index, item in enumerate(items(policy, direction) or ()):
-        for arguments, text in _matches(policy, item, direction, family):
+        for arguments, text in matches(subject_of(policy), item.peers, item.ports, direction, family):
             reason = f"{policy.ref} {direction}[{index}] {text}"
             found.setdefault(arguments, Rule(arguments, ALLOW, shortened(reason)))
     return tuple(found.values())
@@ -89,22 +98,32 @@ def shortened(reason: str) -> str:
 def sets(policy: NetworkPolicy, direction: Direction, family: Family) -> Iterator[Set | Entry]:
     """Yield the sets of blocks, with their entries, that :func:`rules` match on."""
     for item in items(policy, direction) or ():
-        for blocks in blocks_of(_blocks_among(item.peers), family):
-            yield from block_objects(blocks)
+        yield from block_sets(item.peers, family)
 
 
-def _matches(
-    policy: NetworkPolicy, item: PolicyRule, direction: Direction, family: Family
+def block_sets(peers: Iterable[ClusterPeer], family: Family) -> Iterator[Set | Entry]:
+    """Yield the sets of the blocks among some peers, with their entries."""
+    for blocks in blocks_of(_blocks_among(peers), family):
+        yield from block_objects(blocks)
+
+
+def matches(
+    subject: PodSelector,
+    peers: Sequence[ClusterPeer],
+    ports: Sequence[PolicyPort],
+    direction: Direction,
+    family: Family,
 ) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield what one item of a policy matches, and the same for people. No peers are anybody, no ports every port."""
     word = "from" if direction is Direction.INGRESS else "to"
-    peers = tuple(_peers(item.peers, direction, family))
-    for port in item.ports or (None,):
-        for peer in peers:
-            match = Match(peer.arguments, "") if port is None else _on_port(policy, peer, port, direction, family)
+    found = tuple(_peers(peers, direction, family))
+    for port in ports or (None,):
+        for peer in found:
+            match = Match(peer.arguments, "") if port is None else _on_port(subject, peer, port, direction, family)
             yield match.arguments, f"{word} {peer.text}{match.text}"
 
 
-def _on_port(policy: NetworkPolicy, peer: Match, port: PolicyPort, direction: Direction, family: Family) -> Match:
+def _on_port(subject: PodSelector, peer: Match, port: PolicyPort, direction: Direction, family: Family) -> Match:
     """Return a peer and a port together."""
     protocol = ("-p", str(port.protocol))
     text = f" on {port.protocol}"
@@ -118,23 +137,25 @@ def _on_port(policy: NetworkPolicy, peer: Match, port: PolicyPort, direction: Di
             text = f"{text}:{name}"
     # A name belongs to the destination pod: the policy's own on ingress, the peer on egress. Where the peer is a selector,
     # the set of its pods' ports is both the peer and the port.
-    own = PodSelector(policy.pods, policy.ref.namespace)
-    pods = own if direction is Direction.INGRESS else peer.pods or EVERY_POD
+    pods = subject if direction is Direction.INGRESS else peer.pods or EVERY_POD
     named = _in_set(pod_set_name(NamedPort(pods, port.protocol, name), family), "dst,dst")
     others = () if direction is Direction.EGRESS and peer.pods else peer.arguments
     return Match((*protocol, *others, *named), text)
 
 
-def _peers(peers: tuple[PolicyPeer, ...], direction: Direction, family: Family) -> Iterator[Match]:
+def _peers(peers: Sequence[ClusterPeer], direction: Direction, family: Family) -> Iterator[Match]:
     """Yield what the peers of one rule match in a family; no peers at all match anybody."""
-    if not peers:
+    if not peers or any(isinstance(peer, Anyone) for peer in peers):
         yield _ANYBODY
         return
     for blocks in blocks_of(_blocks_among(peers), family):
         yield _block_match(blocks, direction)
     for peer in dict.fromkeys(peers):
-        if isinstance(peer, PodSelector):
-            yield Match(_in_set(pod_set_name(peer, family), direction.peer), str(peer), peer)
+        match peer:
+            case PodSelector():
+                yield Match(_in_set(pod_set_name(peer, family), direction.peer), str(peer), peer)
+            case NodeSelector():
+                yield Match(_in_set(node_set_name(peer, family), direction.peer), str(peer))
 
 
 def _block_match(blocks: Blocks, direction: Direction) -> Match:
@@ -142,7 +163,7 @@ def _block_match(blocks: Blocks, direction: Direction) -> Match:
     return Match(arguments, str(blocks))
 
 
-def _blocks_among(peers: Iterable[PolicyPeer]) -> Iterator[IpBlock]:
+def _blocks_among(peers: Iterable[ClusterPeer]) -> Iterator[IpBlock]:
     return (peer for peer in peers if isinstance(peer, IpBlock))
 
 

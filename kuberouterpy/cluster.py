@@ -222,6 +222,8 @@ class Node(Struct, frozen=True):
     """spec.podCIDRs, canonical prefixes."""
     zone: str = ""
     """Label topology.kubernetes.io/zone."""
+    labels: dict[str, str] = {}
+    """metadata.labels."""
     annotations: dict[str, str] = {}
     """Annotations under kube-router.io/ only."""
     unschedulable: bool = False
@@ -286,6 +288,76 @@ class NetworkPolicy(Struct, frozen=True):
     """metadata.uid, for Events."""
 
 
+# --- ClusterNetworkPolicies ------------------------------------------------------------------------------------------
+
+
+class Tier(StrEnum):
+    """Where a ClusterNetworkPolicy stands: before the NetworkPolicies, or behind them."""
+
+    ADMIN = "Admin"
+    BASELINE = "Baseline"
+
+
+class Action(StrEnum):
+    """What a rule of a ClusterNetworkPolicy does with what it matches."""
+
+    ACCEPT = "Accept"
+    DENY = "Deny"
+    PASS = "Pass"  # noqa: S105
+    """Leave the tier: no further policy of it is asked."""
+
+
+class NodeSelector(Struct, frozen=True, order=True):
+    """Nodes as a peer of egress: their addresses, by their labels."""
+
+    nodes: Selector
+
+    def __str__(self) -> str:
+        return f"nodes {self.nodes}"
+
+
+class Anyone(Struct, frozen=True, order=True):
+    """Every address there is: what a peer that cannot be read becomes in a rule that denies."""
+
+    def __str__(self) -> str:
+        return "anybody"
+
+
+ClusterPeer: TypeAlias = PodSelector | IpBlock | NodeSelector | Anyone
+
+
+class ClusterRule(Struct, frozen=True):
+    """One item of ``ingress`` or ``egress`` of a ClusterNetworkPolicy; their order decides."""
+
+    action: Action
+    peers: tuple[ClusterPeer, ...] = ()
+    """Never empty in a rule that matches anything: empty matches nobody."""
+    ports: tuple[PolicyPort, ...] = ()
+    """Empty: every protocol and port."""
+    name: str = ""
+    """For people."""
+
+
+class ClusterNetworkPolicy(Struct, frozen=True):
+    """A ClusterNetworkPolicy of policy.networking.k8s.io; it isolates nobody, its rules decide in order."""
+
+    ref: Ref
+    """``Ref("", name)``."""
+    tier: Tier
+    priority: int
+    """0-1000, lower first; of equal ones the smaller name goes first."""
+    subject: PodSelector
+    """The pods it is about, of namespaces chosen by labels."""
+    ingress: tuple[ClusterRule, ...] = ()
+    """Rules for traffic to those pods, in order."""
+    egress: tuple[ClusterRule, ...] = ()
+    """Rules for traffic from those pods, in order."""
+    annotations: dict[str, str] = {}
+    """Annotations of ours only."""
+    uid: str = ""
+    """metadata.uid, for Events."""
+
+
 # --- BGP and the host -------------------------------------------------------------------------------------------------
 
 
@@ -327,10 +399,20 @@ class Link(Struct, frozen=True):
         return Ref("", self.name)
 
 
-Record: TypeAlias = Service | EndpointSlice | Pod | Namespace | Node | NetworkPolicy | BestPath | Link
+Record: TypeAlias = (
+    Service | EndpointSlice | Pod | Namespace | Node | NetworkPolicy | ClusterNetworkPolicy | BestPath | Link
+)
 Kind: TypeAlias = type[Record]
 
-KUBERNETES_KINDS: Final[tuple[Kind, ...]] = (Namespace, Node, Pod, Service, EndpointSlice, NetworkPolicy)
+KUBERNETES_KINDS: Final[tuple[Kind, ...]] = (
+    Namespace,
+    Node,
+    Pod,
+    Service,
+    EndpointSlice,
+    NetworkPolicy,
+    ClusterNetworkPolicy,
+)
 """Kinds that come from the API server."""
 
 

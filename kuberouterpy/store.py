@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from kuberouterpy.cluster import (
     BestPath,
+    ClusterNetworkPolicy,
     Delete,
     EndpointSlice,
     Event,
@@ -23,6 +24,7 @@ from kuberouterpy.cluster import (
     Namespace,
     NetworkPolicy,
     Node,
+    NodeSelector,
     Pod,
     Record,
     Ref,
@@ -77,6 +79,9 @@ class NamedPort(Struct, frozen=True):
 
 PodSet: TypeAlias = PodSelector | NamedPort
 """What policies need a set of pods for."""
+
+Policy: TypeAlias = NetworkPolicy | ClusterNetworkPolicy
+"""What has rules about pods."""
 
 EVERY_POD: Final = PodSelector(EVERYTHING, namespaces=EVERYTHING)
 """All pods of all namespaces."""
@@ -182,9 +187,14 @@ class Store:
             {
                 "namespace": lambda policy: (policy.ref.namespace,),
                 "selector": selectors_of,
-                "pod_set": pod_sets_of,
-                "wide_pod_set": lambda policy: (one for one in pod_sets_of(policy) if is_wide(one)),
-                "pod_set_text": lambda policy: set(map(str, pod_sets_of(policy))),
+                **_POD_SET_INDEXES,
+            }
+        )
+        self.cluster_policies: Final = Table[ClusterNetworkPolicy](
+            {
+                "node_set": node_sets_of,
+                "node_set_text": lambda policy: set(map(str, node_sets_of(policy))),
+                **_POD_SET_INDEXES,
             }
         )
         self.paths: Final = Table[BestPath]({"next_hop": lambda path: path.next_hops})
@@ -196,6 +206,7 @@ class Store:
             Namespace: self.namespaces,
             Node: self.nodes,
             NetworkPolicy: self.policies,
+            ClusterNetworkPolicy: self.cluster_policies,
             BestPath: self.paths,
             Link: self.links,
         }
@@ -314,18 +325,32 @@ class Store:
         return min(equals, key=lambda value: table.count("label", value), default=None)
 
 
-def selectors_of(policy: NetworkPolicy) -> frozenset[PodSelector]:
+def subject_of(policy: Policy) -> PodSelector:
+    """Return which pods a policy is about."""
+    match policy:
+        case NetworkPolicy(ref, pods):
+            return PodSelector(pods, ref.namespace)
+        case ClusterNetworkPolicy(subject=subject):
+            return subject
+
+
+def node_sets_of(policy: ClusterNetworkPolicy) -> frozenset[NodeSelector]:
+    """Return every selector of nodes among a policy's peers."""
+    return frozenset(peer for rule in policy.egress for peer in rule.peers if isinstance(peer, NodeSelector))
+
+
+def selectors_of(policy: Policy) -> frozenset[PodSelector]:
     """Return every pod selector among a policy's peers."""
     rules = (*(policy.ingress or ()), *(policy.egress or ()))
     return frozenset(peer for rule in rules for peer in rule.peers if isinstance(peer, PodSelector))
 
 
-def named_ports_of(policy: NetworkPolicy) -> frozenset[NamedPort]:
+def named_ports_of(policy: Policy) -> frozenset[NamedPort]:
     """Return what a policy's named ports are looked up on: always the *destination* pods of a rule.
 
     Ingress: the policy's own pods. Egress: the pods of each peer; of an ipBlock or of no peers at all, every pod.
     """
-    subject = PodSelector(policy.pods, policy.ref.namespace)
+    subject = subject_of(policy)
     ingress = ((rule, (subject,)) for rule in policy.ingress or ())
     egress = (
         (rule, {peer if isinstance(peer, PodSelector) else EVERY_POD for peer in rule.peers} or {EVERY_POD})
@@ -340,7 +365,7 @@ def named_ports_of(policy: NetworkPolicy) -> frozenset[NamedPort]:
     )
 
 
-def pod_sets_of(policy: NetworkPolicy) -> frozenset[PodSet]:
+def pod_sets_of(policy: Policy) -> frozenset[PodSet]:
     """Return every set of pods a policy's rules may match on."""
     return selectors_of(policy) | named_ports_of(policy)
 
@@ -348,6 +373,13 @@ def pod_sets_of(policy: NetworkPolicy) -> frozenset[PodSet]:
 def is_wide(pods: PodSet) -> bool:
     """Return whether a set chooses namespaces by their labels; all others are of their policy's own namespace."""
     return (pods.pods if isinstance(pods, NamedPort) else pods).namespaces is not None
+
+
+_POD_SET_INDEXES: Final[dict[str, Callable[[Policy], Iterable[Hashable]]]] = {
+    "pod_set": pod_sets_of,
+    "wide_pod_set": lambda policy: (one for one in pod_sets_of(policy) if is_wide(one)),
+    "pod_set_text": lambda policy: set(map(str, pod_sets_of(policy))),
+}
 
 
 def _some(*changes: Change | None) -> list[Change]:

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from kuberouterpy.cluster import Kind, NetworkPolicy, Node, Ref, Rejection, Service
+from kuberouterpy.cluster import ClusterNetworkPolicy, Kind, NetworkPolicy, Node, Ref, Rejection, Service
 from kuberouterpy.errors import SourceError
 from kuberouterpy.names import digest
 from kuberouterpy.sources.transport import ApiError, Reply
@@ -36,7 +36,12 @@ _REMEMBERED: Final = 4096
 _MESSAGE: Final = 1024
 """Longest message; the API refuses a longer one."""
 _CONFLICT: Final = 409
-_VERSIONS: Final[dict[Kind, str]] = {Service: "v1", Node: "v1", NetworkPolicy: "networking.k8s.io/v1"}
+_VERSIONS: Final[dict[Kind, str]] = {
+    Service: "v1",
+    Node: "v1",
+    NetworkPolicy: "networking.k8s.io/v1",
+    ClusterNetworkPolicy: "policy.networking.k8s.io/v1alpha2",
+}
 
 
 class EventType(StrEnum):
@@ -50,7 +55,7 @@ class Occurrence(Struct, frozen=True):
     """Something that happened to an object of the API."""
 
     kind: Kind
-    """Service, Node or NetworkPolicy."""
+    """Service, Node, NetworkPolicy or ClusterNetworkPolicy."""
     ref: Ref
     """The object."""
     reason: str

@@ -12,6 +12,7 @@ from typing import Final
 
 from kuberouterpy import cluster
 from kuberouterpy.cluster import (
+    ClusterNetworkPolicy,
     EndpointSlice,
     Kind,
     Namespace,
@@ -38,6 +39,7 @@ RESOURCES: Final[dict[Kind, Resource]] = {
         Resource(Service, "/api/v1/services"),
         Resource(EndpointSlice, "/apis/discovery.k8s.io/v1/endpointslices"),
         Resource(NetworkPolicy, "/apis/networking.k8s.io/v1/networkpolicies"),
+        Resource(ClusterNetworkPolicy, "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies", optional=True),
     )
 }
 
@@ -48,7 +50,7 @@ def kinds(config: Config) -> tuple[Kind, ...]:
     if config.run_service_proxy or config.run_router:
         wanted |= {Service, EndpointSlice}
     if config.run_firewall:
-        wanted |= {Pod, Namespace, NetworkPolicy}
+        wanted |= {Pod, Namespace, NetworkPolicy, ClusterNetworkPolicy}
     return tuple(kind for kind in RESOURCES if kind in wanted)
 
 

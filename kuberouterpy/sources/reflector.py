@@ -43,6 +43,11 @@ _BOOKMARKED_S: Final = 180
 _STUCK: Final = 3
 """Failures at one resourceVersion until it is given up: the server may have been restored from a backup."""
 _GONE: Final = 410
+_ABSENT: Final = 404
+ABSENT_S: Final = 20.0
+"""An optional kind that is not served is asked for again after once to twice this."""
+_ABSENT_TIMES: Final = 3
+"""An API server that starts may not serve yet what it knows: so often it must deny a kind before its objects are gone."""
 
 
 class Resource(Struct, frozen=True):
@@ -52,6 +57,8 @@ class Resource(Struct, frozen=True):
     """Kind of the records."""
     path: str
     """Collection over all namespaces."""
+    optional: bool = False
+    """Whether a CRD defines it, which a cluster may lack."""
 
     @property
     def list_kind(self) -> str:
@@ -103,6 +110,7 @@ class Reflector:
         self._lines: Lines | None = None
         self._version = ""
         self._failures = 0
+        self._absent = 0
         self._good: set[Ref] = set()
         """Records put that came from a good object, and not dropped since."""
 
@@ -137,6 +145,8 @@ class Reflector:
         except SourceError as error:
             if self._stopped.is_set():
                 return 0.0
+            if self.resource.optional and isinstance(error, ApiError) and error.status == _ABSENT:
+                return self._not_served()
             self._healthy(str(error))
             return self._backoff(error)
         if not progress:
@@ -147,6 +157,16 @@ class Reflector:
 
     def _pause(self) -> float:
         return _PAUSE_S * (1 + self._chance())
+
+    def _not_served(self) -> float:
+        """Take it that nobody has defined the kind: there are no objects of it, and nothing is wrong."""
+        self._version = ""
+        self._absent += 1
+        if not self._good or self._absent == _ABSENT_TIMES:
+            self._good = set()
+            self._put(Replace(self.resource.kind, ()))
+        self._healthy("")
+        return ABSENT_S * (1 + self._chance())
 
     def _backoff(self, error: SourceError | None) -> float:
         first, longest = BACKOFF_S
@@ -183,6 +203,7 @@ class Reflector:
             elif one.isolating is not None:
                 records[one.ref] = one.isolating
         self._good = good
+        self._absent = 0
         self._put(Replace(self.resource.kind, tuple(records.values()), tuple(rejected.values())))
         self._version = version
 

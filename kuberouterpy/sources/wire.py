@@ -353,6 +353,44 @@ class PolicySpec(Wire):
     egress: Raw = field(default_factory=Raw)
 
 
+class ClusterSubject(Wire):
+    """spec.subject of a ClusterNetworkPolicy"""
+
+    namespaces: LabelSelector | None = None
+    pods: NamespacedPods | None = None
+
+
+class NamespacedPods(Wire):
+    """pods of a subject and of a peer: both are required"""
+
+    namespace_selector: LabelSelector
+    pod_selector: LabelSelector
+
+
+class PortRange(Wire):
+    """tcp.destinationPort.range and its like"""
+
+    start: int
+    end: int
+
+
+class ClusterPolicySpec(Wire):
+    """spec of a ClusterNetworkPolicy; rules are read one by one, field by field: what is unknown must not be passed over."""
+
+    tier: str
+    priority: int
+    subject: ClusterSubject
+    ingress: list[dict[str, Raw]] | None = None
+    egress: list[dict[str, Raw]] | None = None
+
+
+class ClusterNetworkPolicy(Wire):
+    """policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy"""
+
+    metadata: Meta
+    spec: ClusterPolicySpec
+
+
 class NetworkPolicy(Wire):
     """networking.k8s.io/v1 NetworkPolicy"""
 

@@ -166,7 +166,7 @@ def test_pods_not_seen_yet_are_denied_only_where_asked_for() -> None:
 def test_jumps_stand_behind_the_proxys() -> None:
     wanted = merged(by_owner(filled(()), host("node-0")))
     jumps = [one for one in wanted.values() if isinstance(one, Jump)]
-    assert {("FORWARD", "KUBE-ROUTER-FORWARD"), ("OUTPUT", "KUBE-ROUTER-OUTPUT")} == {
+    assert {(parent, f"KUBE-ROUTER-{parent}") for parent in ("INPUT", "FORWARD", "OUTPUT")} == {
         (one.key.parent, one.key.chain) for one in jumps
     }
     assert all(one.first and one.rank > 0 for one in jumps)

@@ -30,7 +30,7 @@ from kuberouterpy.dataplane import Chain, Entry, Jump, Set
 from kuberouterpy.drivers.ipset import IpsetDriver
 from kuberouterpy.drivers.iptables import IptablesDriver
 from kuberouterpy.tracker import Tracker
-from tests.firewall.world import CONFIG, filled, host
+from tests.firewall.world import CONFIG, filled, host, oracle
 from tests.oracle.networkpolicy import Flow, Oracle
 from tests.properties.test_firewall import LABELS, NAMESPACES, pods, policies
 
@@ -199,7 +199,7 @@ class Agent:
             for op, error in self.drivers[batch.group].apply(batch.ops):
                 assert error is None, (op, error)
                 self.tracker.record(op, None, 0.0)
-        return Oracle(store.pods, store.namespaces, store.policies)
+        return oracle(store)
 
     def drift(self) -> list[object]:
         """Return how the kernel differs from what was programmed."""

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 
 from firewall import CONTROLLER
-from kuberouterpy.cluster import ContainerPort, Namespace, NetworkPolicy, Pod, Record, Ref, Upsert
+from kuberouterpy.cluster import (
+    ClusterNetworkPolicy,
+    ContainerPort,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    NodeAddress,
+    Pod,
+    Record,
+    Ref,
+    Tier,
+    Upsert,
+)
 from kuberouterpy.config import Config
 from kuberouterpy.dataplane import Key, Object, Owner, requires
 from kuberouterpy.family import FAMILIES, Family, family_of
 from kuberouterpy.host import Host
+from kuberouterpy.labels import PodSelector
 from kuberouterpy.protocol import Protocol
 from kuberouterpy.store import Store
-from tests.oracle.netfilter import Netfilter, Packet, Verdict
+from tests.oracle.netfilter import Netfilter, Packet, Verdict, to_node
 from tests.oracle.networkpolicy import Flow, Oracle
 
 CONFIG = Config(enable_ipv6=True)
@@ -58,6 +72,17 @@ def merged(wanted: Mapping[Owner, tuple[Object, ...]]) -> dict[Key, Object]:
     return objects
 
 
+def oracle(store: Store) -> Oracle:
+    """Return the judge of what a store knows now."""
+    return Oracle(
+        list(store.pods),
+        list(store.namespaces),
+        list(store.policies),
+        list(store.cluster_policies),
+        list(store.nodes),
+    )
+
+
 class Cluster:
     """Facts as every node's agent sees them."""
 
@@ -69,7 +94,7 @@ class Cluster:
     @cached_property
     def oracle(self) -> Oracle:
         """The judge."""
-        return Oracle(self.store.pods, self.store.namespaces, self.store.policies)
+        return oracle(self.store)
 
     @cached_property
     def nodes(self) -> dict[str, Netfilter]:
@@ -88,6 +113,13 @@ class Cluster:
         source's node proxies it: there it meets OUTPUT with the endpoint as destination and the client as source.
         """
         here, there = self.node_of(flow.source), self.node_of(flow.destination)
+        source = self.oracle.pod_at(flow.source)
+        if source is not None and self.oracle.is_own_node(source, flow.destination):
+            packet = replace(
+                to_node(flow.source, flow.destination, flow.protocol, flow.port), icmp_type=_echo_type(flow)
+            )
+            verdict = self.nodes[source.node].send(packet)
+            return verdict.accepted, [verdict]
         ways = [(here, "OUTPUT" if through_vip else "FORWARD")] if here else []
         if there and there != here:
             ways.append((there, "FORWARD"))
@@ -123,6 +155,18 @@ def pod(
 def namespace(name: str, **labels: str) -> Namespace:
     """Return a namespace with the label every namespace has."""
     return Namespace(Ref("", name), {"kubernetes.io/metadata.name": name, **labels})
+
+
+def node(name: str, *addresses: str, **labels: str) -> Node:
+    """Return a node."""
+    return Node(Ref("", name), tuple(NodeAddress("InternalIP", one) for one in addresses), labels=labels)
+
+
+def cluster_policy(
+    name: str, subject: PodSelector, *, tier: str = "Admin", priority: int = 10, **more: object
+) -> ClusterNetworkPolicy:
+    """Return a ClusterNetworkPolicy."""
+    return ClusterNetworkPolicy(Ref("", name), Tier(tier), priority, subject, **more)  # type: ignore[arg-type]
 
 
 def replaced(records: Iterable[Record], *new: Record) -> tuple[Record, ...]:

@@ -39,6 +39,8 @@ class Packet:
     icmp_type: int = 0
     source_is_local: bool = False
     """The source is an address of the host the packet is on."""
+    destination_is_local: bool = False
+    """So is the destination."""
     mark: int = 0
 
     @property
@@ -216,6 +218,9 @@ class Netfilter:
             case "--src-type":
                 assert one.values == ("LOCAL",)
                 held = packet.source_is_local
+            case "--dst-type":
+                assert one.values == ("LOCAL",)
+                held = packet.destination_is_local
             case "--mark":
                 value, mask = (int(part, 16) for part in one.values[0].split("/"))
                 held = state.mark & mask == value
@@ -263,11 +268,11 @@ class Condition:
 
 _WORDS = {
     "-s": 1, "-d": 1, "-p": 1, "--dport": 1, "--icmp-type": 1, "--icmpv6-type": 1, "--match-set": 2, "--ctstate": 1,
-    "--src-type": 1, "--mark": 1, "--limit": 1, "--limit-burst": 1,
+    "--src-type": 1, "--dst-type": 1, "--mark": 1, "--limit": 1, "--limit-burst": 1,
 }  # fmt: skip
 _MODULE_OF = {
     "--icmp-type": "icmp", "--icmpv6-type": "icmp6", "--match-set": "set", "--ctstate": "conntrack",
-    "--src-type": "addrtype", "--mark": "mark", "--limit": "limit", "--limit-burst": "limit",
+    "--src-type": "addrtype", "--dst-type": "addrtype", "--mark": "mark", "--limit": "limit", "--limit-burst": "limit",
 }  # fmt: skip
 
 
@@ -336,6 +341,11 @@ def forwarded(source: str, destination: str, protocol: str, port: int) -> Packet
 def proxied(source: str, destination: str, protocol: str, port: int) -> Packet:
     """Return the first packet of a connection through a VIP of this host, after IPVS chose the endpoint."""
     return Packet("OUTPUT", source, destination, protocol, port)
+
+
+def to_node(source: str, destination: str, protocol: str, port: int) -> Packet:
+    """Return the first packet of a pod's connection to an address of its own node."""
+    return Packet("INPUT", source, destination, protocol, port, destination_is_local=True)
 
 
 def from_node(packet: Packet) -> Packet:

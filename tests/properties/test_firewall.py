@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from firewall import CONTROLLER
+from firewall.policies import AUDIT
 from kuberouterpy.cluster import (
+    Action,
+    Anyone,
+    ClusterNetworkPolicy,
+    ClusterRule,
     ContainerPort,
     Delete,
     Event,
@@ -18,6 +23,9 @@ from kuberouterpy.cluster import (
     Kind,
     Namespace,
     NetworkPolicy,
+    Node,
+    NodeAddress,
+    NodeSelector,
     Pod,
     PolicyPeer,
     PolicyPort,
@@ -25,6 +33,7 @@ from kuberouterpy.cluster import (
     Record,
     Ref,
     Replace,
+    Tier,
     Upsert,
 )
 from kuberouterpy.config import Config
@@ -34,8 +43,9 @@ from kuberouterpy.labels import PodSelector, Selector, selector, term
 from kuberouterpy.protocol import Protocol
 from kuberouterpy.store import Store
 from kuberouterpy.tracker import Tracker
-from tests.firewall.world import CONFIG, NODES, Cluster, by_owner, desired, filled, host, merged
-from tests.oracle.netfilter import Netfilter, Packet
+from tests.firewall import world
+from tests.firewall.world import CONFIG, NODES, Cluster, by_owner, desired, filled, host, merged, oracle
+from tests.oracle.netfilter import Netfilter, forwarded, to_node
 from tests.oracle.networkpolicy import Flow, Oracle
 
 HERE = host("node-0")
@@ -44,6 +54,11 @@ PORT_NAMES, NUMBERS = ("web", "dns"), (80, 81, 443)
 ADDRESSES = {
     4: ("10.1.0.5", "10.1.0.6", "10.1.0.21", "10.1.1.5", "10.1.1.6", "10.1.2.7"),
     6: ("fd00:1::5", "fd00:1::6", "fd00:1::15", "fd00:1:1::5", "fd00:1:1::6", "64:ff9b::7"),
+}
+NODE_ADDRESSES = {
+    "node-0": ("10.0.0.1", "fd00::1"),
+    "node-1": ("10.0.0.2", "fd00::2"),
+    "node-2": ("10.0.0.3", "fd00::3"),
 }
 OUTSIDE = {4: ("192.0.2.1", "172.16.0.1"), 6: ("2001:db8::1", "fe80::1")}
 PREFIXES = (
@@ -106,13 +121,48 @@ def rules(draw: st.DrawFn, namespace: str) -> PolicyRule:
     return PolicyRule(tuple(peers), tuple(draw(st.lists(PORTS, max_size=2))))
 
 
+AUDITED = st.sampled_from(({}, {}, {}, {AUDIT: "true"}))
+WIDE = st.builds(lambda one, where: PodSelector(one, "", where), SELECTORS, SELECTORS)
+NODE_SETS = st.builds(NodeSelector, SELECTORS)
+NETWORKS = st.builds(lambda one: IpBlock(one[0]), st.sampled_from(PREFIXES))
+
+
+@st.composite
+def cluster_rules(draw: st.DrawFn, direction: str) -> ClusterRule:
+    """Return an item of a ClusterNetworkPolicy, perhaps one that could not be read."""
+    wide = st.one_of(WIDE, WIDE, NETWORKS, NODE_SETS) if direction == "egress" else WIDE
+    peers = draw(st.lists(wide, min_size=1, max_size=2).map(tuple))
+    ports = draw(st.lists(PORTS, max_size=2).map(tuple))
+    action = draw(st.sampled_from(tuple(Action)))
+    if draw(st.integers(0, 9)) == 0:
+        return ClusterRule(action) if action is Action.ACCEPT else ClusterRule(Action.DENY, (Anyone(),), ports)
+    return ClusterRule(action, peers, ports)
+
+
+@st.composite
+def cluster_policies(draw: st.DrawFn) -> ClusterNetworkPolicy:
+    """Return a policy of the cluster; priorities often meet."""
+    return ClusterNetworkPolicy(
+        Ref("", draw(st.sampled_from(("first", "second", "third")))),
+        draw(st.sampled_from(tuple(Tier))),
+        draw(st.sampled_from((0, 10, 10, 1000))),
+        draw(WIDE),
+        draw(st.lists(cluster_rules("ingress"), max_size=3).map(tuple)),
+        draw(st.lists(cluster_rules("egress"), max_size=3).map(tuple)),
+    )
+
+
 @st.composite
 def policies(draw: st.DrawFn) -> NetworkPolicy:
     """Return a policy that isolates one direction, both or none."""
     namespace = draw(st.sampled_from(NAMESPACES))
     directions = st.none() | st.lists(rules(namespace), max_size=2).map(tuple)
     return NetworkPolicy(
-        Ref(namespace, draw(st.sampled_from(POLICY_NAMES))), draw(SELECTORS), draw(directions), draw(directions)
+        Ref(namespace, draw(st.sampled_from(POLICY_NAMES))),
+        draw(SELECTORS),
+        draw(directions),
+        draw(directions),
+        draw(AUDITED),
     )
 
 
@@ -144,7 +194,7 @@ def pods(draw: st.DrawFn) -> Pod:
 
 
 SPACES = st.builds(lambda name, labels: Namespace(Ref("", name), labels), st.sampled_from(NAMESPACES), LABELS)
-RECORDS: st.SearchStrategy[Record] = st.one_of(pods(), pods(), policies(), policies(), SPACES)
+RECORDS: st.SearchStrategy[Record] = st.one_of(pods(), pods(), policies(), policies(), cluster_policies(), SPACES)
 
 
 @st.composite
@@ -159,14 +209,20 @@ def clusters(draw: st.DrawFn) -> tuple[Record, ...]:
         some.append(
             Pod(Ref(one.ref.namespace, f"n{index}"), node, place, one.labels, one.ports, one.host_network, one.finished)
         )
-    return (*spaces, *some, *draw(st.lists(policies(), min_size=1, max_size=4)))
+    machines = [world.node(name, *NODE_ADDRESSES[name], **draw(LABELS)) for name in NODES]
+    cluster = draw(st.lists(cluster_policies(), max_size=3))
+    return (*spaces, *machines, *some, *cluster, *draw(st.lists(policies(), min_size=1, max_size=4)))
 
 
 FLOWS = [
     Flow(source, destination, protocol, port)
     for version in (4, 6)
     for source in (*ADDRESSES[version], OUTSIDE[version][0], OUTSIDE[version][1])
-    for destination in (*ADDRESSES[version], OUTSIDE[version][0])
+    for destination in (
+        *ADDRESSES[version],
+        OUTSIDE[version][0],
+        *(one[version == 6] for one in NODE_ADDRESSES.values()),
+    )
     for protocol, port in (("tcp", 80), ("tcp", 81), ("udp", 443), ("sctp", 80), ("icmp", 0), ("tcp", 8080))
 ]
 
@@ -198,6 +254,10 @@ SIMPLE = st.sampled_from(
 )
 FIELDS: dict[Kind, dict[str, st.SearchStrategy[object]]] = {
     Namespace: {"labels": st.sampled_from(({}, {"app": "x"}, {"app": "y"}))},
+    Node: {
+        "labels": st.sampled_from(({}, {"app": "x"}, {"app": "y"})),
+        "addresses": st.sampled_from(((), (NodeAddress("InternalIP", "10.0.0.1"),))),
+    },
     Pod: {
         "labels": st.sampled_from(({}, {"app": "x"}, {"app": "y"})),
         "addresses": st.sampled_from(FEW_ADDRESSES),
@@ -223,24 +283,57 @@ def few_rules(draw: st.DrawFn, namespace: str) -> tuple[PolicyRule, ...] | None:
 
 
 @st.composite
+def few_cluster_policies(draw: st.DrawFn, before: ClusterNetworkPolicy | None) -> ClusterNetworkPolicy:
+    """Return a policy of the cluster that often needs the same sets as others; or ``before`` with one field changed."""
+    wide = st.builds(lambda one, where: PodSelector(one, "", where), SIMPLE, SIMPLE)
+    peer = st.one_of(wide, st.builds(NodeSelector, SIMPLE), st.just(IpBlock("10.1.0.0/16")))
+    ports = st.sampled_from(((), (PolicyPort(Protocol.TCP, "web"),)))
+
+    def rules_of(peers: st.SearchStrategy[PolicyPeer]) -> tuple[ClusterRule, ...]:
+        one = st.builds(
+            lambda action, who, what: ClusterRule(action, (who,), what), st.sampled_from(Action), peers, ports
+        )
+        return tuple(draw(st.lists(one, max_size=2)))
+
+    made = ClusterNetworkPolicy(
+        before.ref if before else Ref("", draw(st.sampled_from(("first", "second")))),
+        draw(st.sampled_from(tuple(Tier))),
+        draw(st.sampled_from((1, 2))),
+        draw(wide),
+        rules_of(wide),
+        rules_of(peer),
+    )
+    field = draw(st.sampled_from(("tier", "priority", "subject", "ingress", "egress")))
+    return replace(before, **{field: getattr(made, field)}) if before else made
+
+
+@st.composite
 def few(draw: st.DrawFn, kind: Kind, before: Record | None = None) -> Record:
     """Return a record of few possible ones; with ``before``, that one with a single field changed."""
     if kind is NetworkPolicy:
         known = before if isinstance(before, NetworkPolicy) else None
         ref = known.ref if known else Ref(draw(st.sampled_from(FEW)), draw(st.sampled_from(POLICY_NAMES)))
-        made = NetworkPolicy(ref, draw(SIMPLE), draw(few_rules(ref.namespace)), draw(few_rules(ref.namespace)))
-        field = draw(st.sampled_from(("pods", "ingress", "egress")))
+        made = NetworkPolicy(
+            ref, draw(SIMPLE), draw(few_rules(ref.namespace)), draw(few_rules(ref.namespace)), draw(AUDITED)
+        )
+        field = draw(st.sampled_from(("pods", "ingress", "egress", "annotations")))
         return replace(known, **{field: getattr(made, field)}) if known else made
+    if kind is ClusterNetworkPolicy:
+        return draw(few_cluster_policies(before if isinstance(before, ClusterNetworkPolicy) else None))
     fields = FIELDS[kind]
     if before is not None:
         field = draw(st.sampled_from(tuple(fields)))
         return replace(before, **{field: draw(fields[field])})
     namespace = draw(st.sampled_from(FEW))
-    ref = Ref("", namespace) if kind is Namespace else Ref(namespace, draw(st.sampled_from(POD_NAMES)))
+    names = {Namespace: namespace, Node: draw(st.sampled_from(("node-0", "node-1")))}
+    ref = Ref("", names[kind]) if kind in names else Ref(namespace, draw(st.sampled_from(POD_NAMES)))
     made_of = {name: draw(value) for name, value in fields.items()}
     if kind is Pod:  # Mostly pods that policy can mean: the others are reached by single changes.
         made_of.update(finished=False, host_network=False)
     return kind(ref, **made_of)
+
+
+KINDS_OF_EVENTS = (Pod, Pod, NetworkPolicy, NetworkPolicy, ClusterNetworkPolicy, ClusterNetworkPolicy, Namespace, Node)
 
 
 @st.composite
@@ -248,11 +341,13 @@ def histories(draw: st.DrawFn) -> tuple[list[Record], list[Event]]:
     """Return a cluster and what happens to it: single fields, whole records, and lists that replace a kind at once."""
     start: list[Record] = [draw(few(Namespace)) for _ in range(2)]
     start += [draw(few(Pod)) for _ in range(draw(st.integers(1, 4)))]
+    start += [draw(few(Node)) for _ in range(draw(st.integers(0, 2)))]
     start += [draw(few(NetworkPolicy)) for _ in range(draw(st.integers(1, 3)))]
+    start += [draw(few(ClusterNetworkPolicy)) for _ in range(draw(st.integers(0, 2)))]
     known = {(type(one), one.ref): one for one in start}
     events: list[Event] = []
     for _ in range(draw(st.integers(1, 6))):
-        kind: Kind = draw(st.sampled_from((Pod, Pod, NetworkPolicy, NetworkPolicy, Namespace)))
+        kind: Kind = draw(st.sampled_from(KINDS_OF_EVENTS))
         there = [one for (its, _), one in known.items() if its is kind]
         match draw(st.sampled_from(("edit", "edit", "edit", "put", "delete", "list"))):
             case "edit" if there:
@@ -376,7 +471,7 @@ def local_addresses(oracle: Oracle) -> frozenset[str]:
 
 def snapshot(store: Store) -> Oracle:
     """Return the oracle of this moment."""
-    return Oracle(list(store.pods), list(store.namespaces), list(store.policies))
+    return oracle(store)
 
 
 def at_home(rules: tuple[PolicyRule, ...] | None, namespace: str) -> tuple[PolicyRule, ...] | None:
@@ -449,7 +544,9 @@ def test_an_edit_never_opens_nor_closes_more_than_it_says(records: tuple[Record,
             kernel = Netfilter(now.values())
             for flow, verdict in settled.items():
                 if {flow.source, flow.destination} & here:
-                    packet = Packet("FORWARD", flow.source, flow.destination, flow.protocol, flow.port)
+                    own_node = flow.destination in NODE_ADDRESSES[HERE.name]
+                    make = to_node if own_node and flow.source in here else forwarded
+                    packet = make(flow.source, flow.destination, flow.protocol, flow.port)
                     assert verdict == kernel.send(packet).accepted, (flow, event)
         old = new
 

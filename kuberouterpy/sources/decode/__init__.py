@@ -16,15 +16,26 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import Raw
 
-from kuberouterpy.cluster import EndpointSlice, Kind, Namespace, NetworkPolicy, Node, Pod, Record, Ref, Service
+from kuberouterpy.cluster import (
+    ClusterNetworkPolicy,
+    EndpointSlice,
+    Kind,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Pod,
+    Record,
+    Ref,
+    Service,
+)
 from kuberouterpy.errors import SourceError
 from kuberouterpy.sources import wire
-from kuberouterpy.sources.decode import nodes, policies, services
+from kuberouterpy.sources.decode import cluster_policies, nodes, policies, services
 from kuberouterpy.sources.decode.reading import PREFIX, Decoded, Problems, Refused, reason
 
 __all__ = ["PREFIX", "Decoded", "Garbage", "Identity", "decode", "identity"]
 
-_CLUSTER_WIDE: Final[frozenset[Kind]] = frozenset({Namespace, Node})
+_CLUSTER_WIDE: Final[frozenset[Kind]] = frozenset({Namespace, Node, ClusterNetworkPolicy})
 
 
 class Garbage(SourceError):
@@ -90,4 +101,5 @@ _KINDS: Final[dict[Kind, tuple[msgspec.json.Decoder[Any], Callable[[Any, Ref, Pr
     Pod: (msgspec.json.Decoder(wire.Pod), nodes.pod),
     Namespace: (msgspec.json.Decoder(wire.Namespace), nodes.namespace),
     Node: (msgspec.json.Decoder(wire.Node), nodes.node),
+    ClusterNetworkPolicy: (msgspec.json.Decoder(wire.ClusterNetworkPolicy), cluster_policies.cluster_policy),
 }

@@ -68,6 +68,7 @@ def node(one: wire.Node, ref: Ref, problems: Problems, _node_name: str) -> Node:
         addresses=tuple(_node_addresses(status, problems)),
         pod_cidrs=_pod_cidrs(spec),
         zone=sys.intern((meta.labels or {}).get(_ZONE, "")),
+        labels=labels_of(meta),
         annotations=annotations_of(meta),
         unschedulable=bool(spec.unschedulable),
         taints=tuple(sorted({taint.key for taint in spec.taints or ()})),

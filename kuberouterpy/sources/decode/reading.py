@@ -15,7 +15,9 @@ from kuberouterpy.protocol import Protocol
 from kuberouterpy.sources import wire
 
 PREFIX: Final = "kube-router.io/"
-"""Annotations of ours begin with it; no other is kept."""
+"""Annotations of ours and of kube-router begin with it."""
+OWN_PREFIX: Final = "kuberouterpy.io/"
+"""Annotations for what kube-router does not have; no others are kept."""
 
 MAX_PORT: Final = 65_535
 FAMILIES: Final = {"IPv4": IPV4, "IPv6": IPV6}
@@ -146,7 +148,7 @@ def read_protocol(text: str | None) -> Protocol:
 
 def annotations_of(meta: wire.Meta) -> dict[str, str]:
     """Return the annotations that are ours."""
-    return {key: value for key, value in (meta.annotations or {}).items() if key.startswith(PREFIX)}
+    return {key: value for key, value in (meta.annotations or {}).items() if key.startswith((PREFIX, OWN_PREFIX))}
 
 
 def labels_of(meta: wire.Meta) -> dict[str, str]:

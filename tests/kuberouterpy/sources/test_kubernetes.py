@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kuberouterpy.cluster import (
     KUBERNETES_KINDS,
+    ClusterNetworkPolicy,
     EndpointSlice,
     Event,
     Kind,
@@ -36,8 +38,15 @@ from kuberouterpy.sources.kubernetes import RESOURCES, KubernetesSource, kinds
 from kuberouterpy.sources.reflector import Reflector
 from kuberouterpy.sources.transport import Transport
 from kuberouterpy.store import Store
+from tests.documents import ROOT
 
 OURS = "^kuberouterpy/"
+DEFINITIONS = lab.Resource(
+    "CustomResourceDefinition", "apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False
+)
+GUARDS = lab.Resource(
+    "ClusterNetworkPolicy", "policy.networking.k8s.io/v1alpha2", "clusternetworkpolicies", namespaced=False
+)
 POLICIES = lab.Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")
 
 
@@ -90,7 +99,8 @@ class World:
         store = Store(self.kinds)
         fresh = Transport(self.config)
         for kind in self.kinds:
-            Reflector(RESOURCES[kind], fresh, store.apply, node_name="n1")._list()
+            if not RESOURCES[kind].optional:  # nobody has defined it here
+                Reflector(RESOURCES[kind], fresh, store.apply, node_name="n1")._list()
         fresh.close()
         return {kind: {record.ref: record for record in store.table(kind)} for kind in self.kinds}
 
@@ -155,7 +165,10 @@ def test_only_the_kinds_asked_for_are_read() -> None:
     [
         ({"run_firewall": False}, {Node, Service, EndpointSlice}),
         ({"run_firewall": False, "run_service_proxy": False}, {Node, Service, EndpointSlice}),
-        ({"run_router": False, "run_service_proxy": False}, {Node, Pod, Namespace, NetworkPolicy}),
+        (
+            {"run_router": False, "run_service_proxy": False},
+            {Node, Pod, Namespace, NetworkPolicy, ClusterNetworkPolicy},
+        ),
         ({}, set(KUBERNETES_KINDS)),
     ],
 )
@@ -364,3 +377,25 @@ def _take(world: World, step: tuple[Any, ...]) -> None:
             world.server.core.storage.compact()
         case ("fault", aim):
             world.fault(**aim)
+
+
+def test_a_kind_that_somebody_defines_is_found_and_followed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reflector, "ABSENT_S", 0.02)
+    world.close()
+    world = World((Node, ClusterNetworkPolicy))
+    world.source.start()
+    try:
+        world.until(lambda: world.store.synced)
+        definition = yaml.safe_load((ROOT / "tests/clusternetworkpolicies.yaml").read_text())
+        world.client.create(DEFINITIONS, definition)
+        spec = {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}}
+        spec["egress"] = [{"action": "Deny", "to": [{"nodes": {}}]}]
+        kind = {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy"}
+        world.client.create(GUARDS, {**kind, "metadata": {"name": "guard"}, "spec": spec})
+        world.until(lambda: world.store.cluster_policies.get(Ref("", "guard")))
+        world.client.patch(GUARDS, "", "guard", {"spec": {"priority": 2}})
+        world.until(lambda: (one := world.store.cluster_policies.get(Ref("", "guard"))) and one.priority == 2)
+        world.client.delete(GUARDS, "", "guard")
+        world.until(lambda: not len(world.store.cluster_policies))
+    finally:
+        world.close()

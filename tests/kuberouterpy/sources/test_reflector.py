@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kuberouterpy import cluster
-from kuberouterpy.cluster import Delete, NetworkPolicy, Ref, Rejection, Replace, Service, Upsert
+from kuberouterpy.cluster import ClusterNetworkPolicy, Delete, NetworkPolicy, Ref, Rejection, Replace, Service, Upsert
 from kuberouterpy.errors import SourceError
-from kuberouterpy.sources.reflector import BACKOFF_S, Reflector, Resource
+from kuberouterpy.sources.reflector import ABSENT_S, BACKOFF_S, Reflector, Resource
 from kuberouterpy.sources.transport import ApiError, Query, Reply
 from kuberouterpy.store import Store
 
@@ -490,3 +490,81 @@ def test_after_any_faults_the_records_are_the_servers(steps: list[tuple[Any, ...
     world.attempts(len(world.server.faults) + 3)
     assert world.ports() == world.expected()
     assert world.names() <= known
+
+
+# --- a kind that a CRD defines ----------------------------------------------------------------------------------------
+
+
+class Undefined(Server):
+    """A server without the CRD, until ``defined``."""
+
+    defined = False
+
+    def get(self, path: str, query: Query | None = None) -> Reply:
+        if not self.defined:
+            raise ApiError("404 page not found", status=404)
+        return super().get(path, query)
+
+
+GUARDS = Resource(ClusterNetworkPolicy, "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies", optional=True)
+GUARD = {
+    "metadata": {"name": "guard"},
+    "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}},
+}
+
+
+def optional(server: Undefined) -> tuple[Reflector, list[cluster.Event], list[str]]:
+    events: list[cluster.Event] = []
+    told: list[str] = []
+    made = Reflector(
+        GUARDS, server, events.append, healthy=told.append, wait=lambda _: None, chance=lambda: 0.0, clock=lambda: 0.0
+    )
+    return made, events, told
+
+
+def test_a_kind_that_nobody_has_defined_has_no_objects_and_nothing_is_wrong() -> None:
+    server = Undefined(GUARDS)
+    reflector, events, told = optional(server)
+    assert reflector.attempt() == ABSENT_S
+    assert events == [Replace(ClusterNetworkPolicy, ())]
+    assert told == [""]
+
+
+def test_a_kind_that_is_defined_later_is_found() -> None:
+    server = Undefined(GUARDS)
+    server.put(GUARD)
+    reflector, events, _ = optional(server)
+    reflector.attempt()
+    server.defined = True
+    reflector.attempt()
+    last = events[-1]
+    assert isinstance(last, Replace)
+    assert [one.ref.name for one in last.records] == ["guard"]
+
+
+def test_objects_are_gone_only_when_the_server_denies_their_kind_again_and_again() -> None:
+    server = Undefined(GUARDS)
+    server.put(GUARD)
+    server.defined = True
+    reflector, events, _ = optional(server)
+    reflector.attempt()
+    server.defined = False
+    server.put(GUARD)
+    server.compact()
+    seen = len(events)
+    for _ in range(20):
+        reflector.attempt()
+        if len(events) > seen:
+            break
+    assert events[seen:] == [Replace(ClusterNetworkPolicy, ())]
+    assert server.requests.count("list") == 1, "only the first list was answered"
+
+
+def test_a_required_kind_that_is_not_served_is_an_error() -> None:
+    events: list[cluster.Event] = []
+    told: list[str] = []
+    server = Undefined(SERVICES)
+    reflector = Reflector(SERVICES, server, events.append, healthy=told.append, wait=lambda _: None)
+    reflector.attempt()
+    assert events == []
+    assert "404" in told[0]
