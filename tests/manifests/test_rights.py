@@ -30,11 +30,15 @@ from kuberouterpy.sources.events import EventRecorder, Occurrence
 from kuberouterpy.sources.kubernetes import KubernetesSource, kinds
 from kuberouterpy.status import Status
 from manifests import render
+from tests.documents import ROOT
 
 USER = f"{ACCOUNT}kube-system:kuberouterpy"
 Right = tuple[str, str, str]
 """API group, resource, verb."""
 _RBAC = "rbac.authorization.k8s.io/v1"
+_DEFINITIONS = Resource(
+    "CustomResourceDefinition", "apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False
+)
 _RESOURCES = {
     "ClusterRole": Resource("ClusterRole", _RBAC, "clusterroles", namespaced=False),
     "ClusterRoleBinding": Resource("ClusterRoleBinding", _RBAC, "clusterrolebindings", namespaced=False),
@@ -52,6 +56,8 @@ class Judged:
         self.server = ApiServer(api_config.Config(audit_log=self.audit))
         self.server.start()
         self.admin = Client(self.server.url)
+        # The kind that a cluster need not have is asked for where it has it.
+        self.admin.create(_DEFINITIONS, yaml.safe_load((ROOT / "tests/clusternetworkpolicies.yaml").read_text()))
         self.objects = [one for one in yaml.safe_load_all(render.plain(variant)) if one["kind"] in _RESOURCES]
         for one in self.objects:
             self.admin.create(_RESOURCES[one["kind"]], one)

@@ -364,6 +364,7 @@ def test_a_node_keeps_addresses_ranges_and_what_draining_needs() -> None:
         addresses=(NodeAddress("InternalIP", "10.0.0.1"),),
         pod_cidrs=("10.1.0.0/24", "fd00:1::/64"),
         zone="a",
+        labels={"topology.kubernetes.io/zone": "a"},
         annotations={"kube-router.io/node.asn": "64513"},
         taints=("a", "b"),
         deleting=True,
