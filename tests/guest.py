@@ -1,8 +1,9 @@
-"""Run the tests marked ``kernel`` and ``lab`` inside a guest of the lab, and report them as if they had run here.
+"""Run the tests marked ``kernel`` and ``lab`` inside guests of the lab, and report them as if they had run here.
 
-Outside: before the first test runs, all marked tests of the session go to a pytest inside a guest: one boot for ``kernel``,
-one for each distinct set of options of ``lab``. Their reports come back through a folder and are replayed when their turn
-comes. Inside (``KUBEROUTERPY_IN_LAB`` is set) nothing special happens, so a test can be run by hand in ``lab shell``.
+Outside: when the first test begins, all marked tests of the session go to pytests inside guests, which run beside the tests
+of the host (tests/guests.py): one guest for ``kernel``, and for each distinct set of options of ``lab`` as many as there is
+room for. Marked tests come last, in the order they were collected; when one's turn comes, its reports are waited for and
+replayed. Inside (``KUBEROUTERPY_IN_LAB`` is set) a test can be run by hand in ``lab shell`` as anywhere.
 
 Where no engine can run, marked tests are skipped with the reason; with ``CI=true`` the session fails instead.
 """
@@ -13,43 +14,48 @@ import json
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from kuberouterpy.errors import LabError
-from kuberouterpy.lab.engine import Terminal, boot, choose, kernel
+from kuberouterpy.lab.engine import choose, kernel
 from kuberouterpy.lab.engine.plan import GuestPlan
 from kuberouterpy.lab.options import LabOptions
+from tests.guests import Guests, Order, claim, room
 
 INSIDE: Final = bool(os.environ.get("KUBEROUTERPY_IN_LAB"))
 Reports = list[pytest.TestReport]
 
-_reports = pytest.StashKey[dict[str, Reports]]()
-_OPTION: Final = "--guest-reports"
+_player = pytest.StashKey["_Player"]()
+_REPORTS, _CLAIMS = "--guest-reports", "--guest-claims"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the engine's choice and the inner pytest's way back."""
     group = parser.getgroup("lab")
     group.addoption("--engine", default="auto", help="engine of kernel and lab tests: auto, native, uml or qemu")
-    group.addoption(_OPTION, default="", help="(inside a guest) file to write reports to")
+    group.addoption(_REPORTS, default="", help="(inside a guest) file to write reports to")
+    group.addoption(_CLAIMS, default="", help="(inside a guest) folder in which guests claim files of tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Inside: write every report to the file that the outer pytest reads."""
-    if path := config.getoption(_OPTION):
+    if path := config.getoption(_REPORTS):
         config.pluginmanager.register(_Recorder(config, Path(path)))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what cannot run here, loudly; refuse to skip where a machine asks."""
+    """Put what runs in guests last; skip what cannot run here, loudly; refuse to skip where a machine asks."""
     marked = [item for item in items if _options(item) is not False]
     if INSIDE or not marked or config.option.collectonly:
         return
+    items.sort(key=_rank)
     try:
         choose(config.getoption("--engine"))
     except LabError as error:
@@ -60,26 +66,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop(session: pytest.Session) -> None:
-    """Run the marked tests in guests, before anything else: no test's time limit runs meanwhile."""
-    if INSIDE or session.config.option.collectonly or session.testsfailed:
-        return
-    groups: dict[LabOptions | None, list[pytest.Item]] = {}
-    for item in session.items:
-        options = _options(item)
-        if options is not False and not item.get_closest_marker("skip"):
-            groups.setdefault(options, []).append(item)
-    session.config.stash[_reports] = {
-        nodeid: reports
-        for options, items in groups.items()
-        for nodeid, reports in _run_inside(session.config, options, items).items()
-    }
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Outside: start the guests. Inside a guest that shares its tests with another: run those it gets."""
+    if session.config.option.collectonly or session.testsfailed:
+        return None
+    if folder := session.config.getoption(_CLAIMS):
+        return _run_claimed(session, Path(folder))
+    if not INSIDE:
+        groups: dict[LabOptions | None, list[pytest.Item]] = {}
+        for item in session.items:
+            options = _options(item)
+            if not isinstance(options, bool) and not item.get_closest_marker("skip"):
+                groups.setdefault(options, []).append(item)
+        if groups:
+            player = session.config.stash[_player] = _Player(session.config, groups)
+            session.config.pluginmanager.register(player)
+    return None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Replay what the guest reported, instead of running the test here."""
-    reports = item.config.stash.get(_reports, {}).get(item.nodeid)
+    """Replay what a guest reported, instead of running the test here."""
+    player = item.config.stash.get(_player, None)
+    reports = player.take(item) if player else None
     if reports is None:
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -88,6 +97,20 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     # The test before this one left standing what it shares with this one, which no test here will end: do that now.
     item.session._setupstate.teardown_exact(nextitem)
+    return True
+
+
+def _run_claimed(session: pytest.Session, folder: Path) -> bool:
+    """Run the files of tests that no other guest has begun."""
+    by_file = groupby(session.items, key=lambda item: item.nodeid.partition("::")[0])
+    mine = (item for name, items in by_file if claim(folder, name) for item in items)
+    item = next(mine, None)
+    while item is not None:
+        following = next(mine, None)
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
     return True
 
 
@@ -104,39 +127,72 @@ class _Recorder:
             file.write(json.dumps(told, default=str) + "\n")
 
 
-def _run_inside(config: pytest.Config, options: LabOptions | None, items: list[pytest.Item]) -> dict[str, Reports]:
-    choice = choose(config.getoption("--engine"))
-    what = f"lab of {options.nodes} nodes, {options.families}" if options else "kernel"
-    say = config.get_terminal_writer().line
-    say("")
-    say(f"{len(items)} tests in a guest ({what}; engine {choice.engine.name}: {choice.engine.version()})")
-    with tempfile.TemporaryDirectory(prefix="kuberouterpy-tests-") as folder:
-        names = Path(folder, "tests")
-        names.write_text("".join(f"{item.nodeid}\n" for item in items))
-        told, printed = Path(folder, "reports"), Path(folder, "output")
-        failure = ""
-        with printed.open("wb") as output:
-            plan = GuestPlan(
-                command=(*_pytest(config), _OPTION, str(told), f"@{names}"),
-                directory=str(config.rootpath),
-                environment=_environment(),
-                engine="",
-                results="",
-                writable=(folder,),
-                lab=options,
+class _Player:
+    """The session's guests, and what they have reported so far."""
+
+    def __init__(self, config: pytest.Config, groups: dict[LabOptions | None, list[pytest.Item]]) -> None:
+        choice = choose(config.getoption("--engine"))
+        self._config = config
+        self._claims = tempfile.TemporaryDirectory(prefix="kuberouterpy-claims-")
+        self._told: dict[str, Reports] = {}
+        self._ours = {item.nodeid for items in groups.values() for item in items}
+        orders = [order for options, items in groups.items() for order in self._orders(options, items)]
+        say = config.get_terminal_writer().line
+        say("")
+        for what, count in Counter(f"{len(order.tests)} tests in guests ({order.what})" for order in orders).items():
+            say(f"{what}: {count}, engine {choice.engine.name} ({choice.engine.version()})")
+        self._guests = Guests(orders, choice.engine.name)
+        config.add_cleanup(self._end)
+        self._tend()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Wait until a test's turn can come. Here, because pytest-timeout starts its clock after this and before the replay."""
+        self._tend()
+        while item.nodeid in self._ours and not self._complete(item):
+            may_come = self._guests.wait(item.nodeid)
+            self._tend()
+            if not may_come and not self._complete(item):
+                self._told[item.nodeid] = [_failed(item, self._guests.failure(item.nodeid))]
+                break
+        return (yield)
+
+    def take(self, item: pytest.Item) -> Reports | None:
+        """Return a test's reports; nothing where it runs here."""
+        return self._told.pop(item.nodeid, None)
+
+    def _complete(self, item: pytest.Item) -> bool:
+        # A test whose teardown was not told did not end: its guest died under it.
+        return any(report.when == "teardown" for report in self._told.get(item.nodeid, ()))
+
+    def _tend(self) -> None:
+        for told in self._guests.tend():
+            report = self._config.hook.pytest_report_from_serializable(config=self._config, data=told)
+            self._told.setdefault(report.nodeid, []).append(report)
+
+    def _orders(self, options: LabOptions | None, items: list[pytest.Item]) -> Iterator[Order]:
+        """Return the guests for tests that need the same: several labs where the tests are in several files."""
+        files = Counter(item.nodeid.partition("::")[0] for item in items)
+        names = [item.nodeid for item in sorted(items, key=lambda item: -files[item.nodeid.partition("::")[0]])]
+        claims = Path(tempfile.mkdtemp(dir=self._claims.name))
+        for _ in range(min(room(), len(files)) if options else 1):
+            yield Order(
+                f"lab of {options.nodes} nodes, {options.families}" if options else "kernel",
+                names,
+                GuestPlan(
+                    command=(*_pytest(self._config), f"{_CLAIMS}={claims}"),
+                    directory=str(self._config.rootpath),
+                    environment=_environment(),
+                    engine="",
+                    results="",
+                    writable=(str(claims),),
+                    lab=options,
+                ),
             )
-            try:
-                boot(choice.engine, plan, terminal=Terminal(None, output.fileno(), output.fileno()))
-            except LabError as error:
-                failure = str(error)
-        reports = _read(config, told)
-        if missing := [item for item in items if item.nodeid not in reports]:
-            failure = failure or "pytest in the guest did not report it; it said:\n" + printed.read_text(
-                errors="replace"
-            )
-            for item in missing:
-                reports[item.nodeid] = [_failed(item, failure)]
-        return reports
+
+    def _end(self) -> None:
+        self._guests.stop()
+        self._claims.cleanup()
 
 
 def _environment() -> dict[str, str]:
@@ -153,24 +209,19 @@ def _pytest(config: pytest.Config) -> Sequence[str]:
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout"]
     if config.getoption("verbose") > 1:
         words.append("-vv")
+    if (limit := config.getoption("timeout", None)) is not None:
+        words.append(f"--timeout={limit}")
     return words
-
-
-def _read(config: pytest.Config, path: Path) -> dict[str, Reports]:
-    reports: dict[str, Reports] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            told = json.loads(line)
-        except ValueError:  # the last line of a guest that died in the middle of it
-            continue
-        report = config.hook.pytest_report_from_serializable(config=config, data=told)
-        reports.setdefault(report.nodeid, []).append(report)
-    # A test whose teardown was not told did not end: its guest died under it.
-    return {nodeid: told for nodeid, told in reports.items() if told[-1].when == "teardown"}
 
 
 def _failed(item: pytest.Item, text: str) -> pytest.TestReport:
     return pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "call", duration=0.0)
+
+
+def _rank(item: pytest.Item) -> int:
+    """Return when a test's turn is: those of the host, those of a bare kernel, those of labs."""
+    options = _options(item)
+    return 0 if options is False else 1 if options is None else 2
 
 
 def _options(item: pytest.Item) -> LabOptions | bool | None:
