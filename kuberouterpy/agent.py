@@ -42,6 +42,7 @@ from kuberouterpy.sources.gobgp import GobgpSource
 from kuberouterpy.sources.http import HttpSource
 from kuberouterpy.sources.kubernetes import KubernetesSource, kinds
 from kuberouterpy.sources.netlink import NetlinkSource
+from kuberouterpy.sources.passwords import PasswordSource
 from kuberouterpy.sources.socket import SocketSource
 from kuberouterpy.status import Status
 from kuberouterpy.wiring import controllers, is_ours
@@ -187,6 +188,7 @@ class Agent:
         yield NetlinkSource(self._put)
         gobgp = None
         if config.run_router:
+            yield PasswordSource(config.peer_router_passwords_file, len(config.peer_router_ips), self._put)
             gobgp = GobgpSource(config.gobgp_socket, self._put, restart_s=config.bgp_graceful_restart_time_s)
             yield gobgp
         scraper = Scraper(

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
+from kuberouterpy.annotations import NodeBgp
 from kuberouterpy.family import Family
 from kuberouterpy.labels import PodSelector, Selector
 from kuberouterpy.protocol import Protocol
@@ -225,7 +226,9 @@ class Node(Struct, frozen=True):
     labels: dict[str, str] = {}
     """metadata.labels."""
     annotations: dict[str, str] = {}
-    """Annotations under kube-router.io/ only."""
+    """Annotations under kube-router.io/ only, without those that ``bgp`` is read from."""
+    bgp: NodeBgp = NodeBgp()
+    """What the other annotations say; the store keeps the last good value of a malformed one."""
     unschedulable: bool = False
     """Cordoned."""
     taints: tuple[str, ...] = ()
@@ -399,8 +402,34 @@ class Link(Struct, frozen=True):
         return Ref("", self.name)
 
 
+class Passwords(Struct, frozen=True):
+    """The passwords of external neighbors, as their file had them when it was last readable."""
+
+    path: str
+    """The file."""
+    values: tuple[str, ...]
+    """One a neighbor, in the order of their flag; empty: that one has none."""
+
+    @property
+    def ref(self) -> Ref:
+        """Identity in the store: there is one file."""
+        return Ref("", "passwords")
+
+    def __repr__(self) -> str:
+        return f"Passwords({self.path}, {len(self.values)} items)"
+
+
 Record: TypeAlias = (
-    Service | EndpointSlice | Pod | Namespace | Node | NetworkPolicy | ClusterNetworkPolicy | BestPath | Link
+    Service
+    | EndpointSlice
+    | Pod
+    | Namespace
+    | Node
+    | NetworkPolicy
+    | ClusterNetworkPolicy
+    | BestPath
+    | Link
+    | Passwords
 )
 Kind: TypeAlias = type[Record]
 

@@ -82,7 +82,7 @@ class Config(Struct, frozen=True, kw_only=True):
     router_id: str = ""
     bgp_port: int = 179
     bgp_holdtime_s: float = 90.0
-    bgp_graceful_restart: bool = False
+    bgp_graceful_restart: bool = True
     bgp_graceful_restart_time_s: float = 90.0
     bgp_graceful_restart_deferral_time_s: float = 360.0
     enable_ibgp: bool = True
@@ -91,6 +91,7 @@ class Config(Struct, frozen=True, kw_only=True):
     advertise_cluster_ip: bool = False
     advertise_external_ip: bool = False
     advertise_loadbalancer_ip: bool = False
+    advertise_local_preference: int = 0
     override_nexthop: bool = False
     drain_wait_s: float = 30.0
     peer_router_ips: tuple[str, ...] = ()
@@ -99,6 +100,7 @@ class Config(Struct, frozen=True, kw_only=True):
     peer_router_multihop_ttl: int = 0
     peer_router_passwords_file: str = ""
     peer_import_cidrs: tuple[str, ...] = ()
+    peer_max_prefixes: int = 10_000
     routes_sync_period_s: float = 300.0
     injected_routes_sync_period_s: float = 60.0
     enable_overlay: bool = True

@@ -533,6 +533,8 @@ class Neighbor(Struct, frozen=True):
     """Our cluster id as a reflector, dotted quad."""
     password: str = ""
     """TCP MD5; never printed, never logged."""
+    max_prefixes: int = 0
+    """More of one family than this end the session; 0: no limit."""
 
     def __repr__(self) -> str:
         return f"Neighbor({self.key.address}, asn={self.asn})"
@@ -565,6 +567,8 @@ class PolicyStatement(Struct, frozen=True):
     """Set the next hop to our own address."""
     originated_here: bool = False
     """Only paths we originate: never transit."""
+    learned_inside: bool = False
+    """Only paths that neighbors of our own AS told: what a reflector passes on."""
 
 
 class RoutePolicyKey(Struct, frozen=True, order=True):

@@ -332,6 +332,13 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "drain-wait", DURATION, _R, "Time between GRACEFUL_SHUTDOWN and withdrawal of a draining node's VIPs", ours=True
     ),
     Flag("advertise-loadbalancer-ip", BOOL, _R, "Announce load-balancer IPs"),
+    Flag(
+        "advertise-local-preference",
+        Form("NUMBER", whole(0, _MAX_ASN)),
+        _R,
+        "Local preference of what this node announces, for neighbors of the same AS; 0: none",
+        ours=True,
+    ),
     Flag("override-nexthop", BOOL, _R, "Announce ourselves as next hop to external neighbors"),
     Flag("peer-router-ips", ADDRESSES, _R, "Addresses of external neighbors"),
     Flag(
@@ -356,8 +363,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "peer-router-passwords-file",
         FILE,
         _R,
-        "File with the passwords of external neighbors",
-        "it is not read yet: external neighbors are refused rather than left without a password",
+        "File with the passwords of external neighbors: base64, a comma between them; read again when it changes",
     ),
     Flag(
         "peer-router-passwords",
@@ -372,6 +378,13 @@ FLAGS: Final[tuple[Flag, ...]] = (
         PREFIXES,
         _R,
         "Prefixes that external neighbors may announce to us",
+        ours=True,
+    ),
+    Flag(
+        "peer-max-prefixes",
+        NUMBER,
+        _R,
+        "End the session of an external neighbor that announces more prefixes of a family than this; 0: never",
         ours=True,
     ),
     Flag("routes-sync-period", DURATION, _R, "How often BGP is listed and compared"),

@@ -12,10 +12,11 @@ from typing import Final
 
 from msgspec import Struct
 
+from kuberouterpy.annotations import NodeBgp
 from kuberouterpy.cluster import Link, Node, Ref
 from kuberouterpy.config import Config
 from kuberouterpy.drain import Drain
-from kuberouterpy.family import Family, canonical_prefix, family_of
+from kuberouterpy.family import Family, family_of
 from kuberouterpy.store import Store
 
 DUMMY_LINK: Final = "kube-dummy-if"
@@ -58,7 +59,9 @@ class Host(Struct, frozen=True):
     mtu: int = 0
     """MTU in bytes of the link that carries the primary address; 0: unknown."""
     annotations: dict[str, str] = {}
-    """Annotations under kube-router.io/ of this node."""
+    """Annotations under kube-router.io/ of this node, without those that ``bgp`` is read from."""
+    bgp: NodeBgp = NodeBgp()
+    """What the other annotations of this node say."""
     drain: Drain = Drain.SERVING
     """How far it has left the cluster."""
     uid: str = ""
@@ -104,6 +107,7 @@ def describe(store: Store, config: Config) -> Host:
         zone=node.zone,
         mtu=_mtu(store.links, subnets, node_addresses),
         annotations=node.annotations,
+        bgp=node.bgp,
         uid=node.uid,
     )
 
@@ -116,19 +120,8 @@ def addresses_of(node: Node) -> tuple[str, ...]:
 
 
 def pod_cidrs_of(node: Node) -> tuple[str, ...]:
-    """Return a node's pod CIDRs; the annotations override the spec, and an unreadable one is passed over."""
-    text = node.annotations.get("kube-router.io/pod-cidrs") or node.annotations.get("kube-router.io/pod-cidr")
-    if not text:
-        return node.pod_cidrs
-    return tuple(dict.fromkeys(_readable(text.split(",")))) or node.pod_cidrs
-
-
-def _readable(prefixes: Iterable[str]) -> Iterator[str]:
-    for prefix in prefixes:
-        try:
-            yield canonical_prefix(prefix.strip())
-        except ValueError:
-            continue
+    """Return a node's pod CIDRs; its annotation overrides the spec."""
+    return node.bgp.pod_cidrs or node.pod_cidrs
 
 
 def _subnets(links: Iterable[Link], families: tuple[Family, ...]) -> Iterator[Subnet]:

@@ -32,6 +32,7 @@ from kuberouterpy.cluster import (
     Kind,
     Link,
     Node,
+    Passwords,
     Reachable,
     Ref,
     Rejection,
@@ -78,9 +79,9 @@ from kuberouterpy.tally import Figures, Latency, Tally
 from kuberouterpy.text import kind_of, name_of
 from kuberouterpy.tracker import Batch, Drift, Group, Tracker
 
-NEEDS: Final[Mapping[ObjectKind, Kind]] = {Route: BestPath}
+NEEDS: Final[Mapping[ObjectKind, Kind]] = {Route: BestPath, Neighbor: Passwords}
 """Objects of the first kind are never deleted before the second kind of fact has been listed: at start the kernel still
-holds the routes of our last life, and GoBGP may come later."""
+holds the routes of our last life, and GoBGP may come later; and it holds sessions whose password we cannot read yet."""
 
 NETWORK: Final[tuple[ObjectKind, ...]] = (DataplaneLink, LocalAddress, CniConfig, Speaker, RoutePolicy, Neighbor, Path)
 """What must stand before a node's pods have a network. Single routes may fail: they are of other nodes."""

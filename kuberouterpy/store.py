@@ -12,7 +12,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from kuberouterpy.annotations import settled
 from kuberouterpy.cluster import (
     BestPath,
     ClusterNetworkPolicy,
@@ -25,6 +27,7 @@ from kuberouterpy.cluster import (
     NetworkPolicy,
     Node,
     NodeSelector,
+    Passwords,
     Pod,
     Record,
     Ref,
@@ -199,6 +202,7 @@ class Store:
         )
         self.paths: Final = Table[BestPath]({"next_hop": lambda path: path.next_hops})
         self.links: Final = Table[Link]()
+        self.passwords: Final = Table[Passwords]()
         self._tables: Final[dict[Kind, Table[Any]]] = {
             Service: self.services,
             EndpointSlice: self.slices,
@@ -209,6 +213,7 @@ class Store:
             ClusterNetworkPolicy: self.cluster_policies,
             BestPath: self.paths,
             Link: self.links,
+            Passwords: self.passwords,
         }
 
     @property
@@ -230,7 +235,7 @@ class Store:
         match event:
             case Upsert(record):
                 self.rejections.pop((type(record), record.ref), None)
-                return _some(self._tables[type(record)].put(record))
+                return _some(self._put(record))
             case Delete(kind, ref):
                 self.rejections.pop((kind, ref), None)
                 return _some(self._tables[kind].drop(ref))
@@ -251,7 +256,17 @@ class Store:
             self.rejections[event.kind, rejection.ref] = rejection
         kept = {record.ref for record in event.records} | {rejection.ref for rejection in event.rejected}
         dropped = [table.drop(ref) for ref in [ref for ref in table.refs() if ref not in kept]]
-        return _some(*dropped, *map(table.put, event.records))
+        return _some(*dropped, *map(self._put, event.records))
+
+    def _put(self, record: Record) -> Change | None:
+        if isinstance(record, Node) and record.bgp.malformed:
+            record = self._settled(record)
+        return self._tables[type(record)].put(record)
+
+    def _settled(self, node: Node) -> Node:
+        """Return a node with the last good value of every annotation that cannot be read."""
+        before = self.nodes.get(node.ref)
+        return node if before is None else replace(node, bgp=settled(node.bgp, before.bgp))
 
     # --- questions -----------------------------------------------------------------------------------------------
 

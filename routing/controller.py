@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from kuberouterpy.cluster import BestPath, EndpointSlice, Node, Ref, Service
+from kuberouterpy.cluster import BestPath, EndpointSlice, Node, Passwords, Ref, Service
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller, Desired
 from kuberouterpy.dataplane import (
@@ -31,7 +31,7 @@ from kuberouterpy.dataplane import (
 from kuberouterpy.family import Family
 from kuberouterpy.host import TUNNEL_PREFIX, Host, addresses_of
 from kuberouterpy.store import Change, Store
-from routing import cni, egress, fib, neighbors, overlay, paths, policies
+from routing import cni, egress, externals, fib, neighbors, overlay, paths, policies
 
 NAME: Final = "routing"
 BASE: Final = Owner(NAME, "base")
@@ -54,18 +54,22 @@ def affected(change: Change, store: Store, host: Host, config: Config) -> Iterat
                 yield BASE
                 yield Owner(NAME, "node", record.ref.name)
                 for address in addresses_of(record):
+                    yield Owner(NAME, "peer", address)
                     for path in store.paths.by("next_hop", address):
                         yield Owner(NAME, "prefix", path.prefix)
             case Service(ref=ref) | EndpointSlice(service=Ref() as ref):
                 yield Owner(NAME, "service", str(ref))
             case BestPath(prefix=prefix):
                 yield Owner(NAME, "prefix", prefix)
+            case Passwords():
+                yield BASE
+                yield from _peers(host, config)
 
 
 def owners(store: Store, host: Host, config: Config) -> Iterator[Owner]:
     """Yield every owner there is."""
     yield BASE
-    yield from (Owner(NAME, "peer", address) for address in neighbors.external_addresses(config))
+    yield from _peers(host, config)
     yield from (Owner(NAME, "node", ref.name) for ref in store.nodes.refs())
     yield from (Owner(NAME, "service", str(ref)) for ref in store.services.refs())
     yield from (Owner(NAME, "prefix", ref.name) for ref in store.paths.refs())
@@ -128,7 +132,11 @@ def _node(name: str, store: Store, host: Host, config: Config) -> Desired:
         return Desired()
     found: list[Object | Note] = [*egress.of_node(node, host), *overlay.of_node(node, host, config)]
     if name == host.name:
-        found += paths.pod_cidrs(host)
+        found += [
+            *paths.pod_cidrs(host, config),
+            *neighbors.notes(host, config),
+            *externals.notes(host, config),
+        ]
     neighbor = neighbors.of_node(node, host, config)
     if neighbor is not None:
         found.append(neighbor)
@@ -136,9 +144,7 @@ def _node(name: str, store: Store, host: Host, config: Config) -> Desired:
 
 
 def _peer(address: str, store: Store, host: Host, config: Config) -> Desired:
-    if address not in neighbors.external_addresses(config):
-        return Desired()
-    return _sorted_out([neighbors.external(address, host, config)])
+    return _sorted_out(externals.wanted(address, store, host, config))
 
 
 def _service(name: str, store: Store, host: Host, config: Config) -> Desired:
@@ -150,6 +156,10 @@ def _service(name: str, store: Store, host: Host, config: Config) -> Desired:
 def _prefix(prefix: str, store: Store, host: Host, config: Config) -> Desired:
     path = store.paths.get(Ref("", prefix))
     return Desired() if path is None else fib.routes(path, store, host, config)
+
+
+def _peers(host: Host, config: Config) -> Iterator[Owner]:
+    return (Owner(NAME, "peer", one.address) for one in externals.peers(host, config))
 
 
 def _sorted_out(found: Iterable[Object | Note]) -> Desired:

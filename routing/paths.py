@@ -26,12 +26,12 @@ _LOCAL: Final = "kube-router.io/service.local"
 _PROXY_NAMES: Final = frozenset({"", "kube-router", "kuberouterpy"})
 
 
-def pod_cidrs(host: Host) -> Iterator[Path | Note]:
+def pod_cidrs(host: Host, config: Config) -> Iterator[Path | Note]:
     """Yield a path for each of this node's pod CIDRs, by way of its address of that family."""
     for cidr in host.pod_cidrs:
         next_hop = host.primary(family_of(cidr))
         if next_hop:
-            yield Path(PathKey(cidr), next_hop, communities=_leaving(host))
+            yield _path(cidr, next_hop, host, config)
         else:
             yield Note(cidr, "no-node-address: this node has no address of its family")
 
@@ -51,11 +51,14 @@ def announced(service: Service, store: Store, host: Host, config: Config) -> Des
         if why_not:
             notes.append(Note(address, why_not))
         elif address not in paths:
-            paths[address] = Path(
-                PathKey(host_prefix(address)), host.primary(family_of(address)), communities=_leaving(host)
-            )
+            paths[address] = _path(host_prefix(address), host.primary(family_of(address)), host, config)
     notes.extend(_annotation_notes(service))
     return Desired(tuple(paths.values()), tuple(notes))
+
+
+def _path(prefix: str, next_hop: str, host: Host, config: Config) -> Path:
+    preference = host.bgp.local_preference or config.advertise_local_preference
+    return Path(PathKey(prefix), next_hop, communities=_leaving(host), local_preference=preference)
 
 
 def vip_ranges(config: Config) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ from kuberouterpy.family import Family
 from kuberouterpy.gobgp import gobgp_pb2 as pb
 from kuberouterpy.gobgp import wire
 from kuberouterpy.gobgp.client import Fault, GobgpClient, GobgpError
-from kuberouterpy.gobgp.dialect import V4
+from kuberouterpy.gobgp.dialect import V4, Shifted
 
 _NOT_STARTED: Final = "hasn't started"
 """GoBGP's words when there is no speaker: then there is nothing to delete."""
@@ -223,6 +223,8 @@ class GobgpDriver:
 
     def _neighbors(self) -> Iterator[Neighbor]:
         for address, peer in neighbors.peers(self._client).items():
+            if self._gave_up(peer):
+                continue  # listed as missing, so that every resync tries it again
             written = self._written.get(NeighborKey(address))
             mark = neighbors.marked(peer)
             if isinstance(written, Neighbor) and mark == neighbors.fingerprint(written):
@@ -245,7 +247,7 @@ class GobgpDriver:
         neighbor = op.value
         assert isinstance(neighbor, Neighbor)
         held = peers.get(neighbor.key.address)
-        if held is not None and neighbors.marked(held) == neighbors.fingerprint(neighbor):
+        if held is not None and neighbors.marked(held) == neighbors.fingerprint(neighbor) and not self._gave_up(held):
             return
         if held is not None:
             self._remove_neighbor(neighbor.key.address)
@@ -258,6 +260,10 @@ class GobgpDriver:
             # Every version has its own words for one that is not there.
             if error.fault is not Fault.REFUSED or address in neighbors.peers(self._client):
                 raise
+
+    def _gave_up(self, peer: pb.Peer) -> bool:
+        """Return whether GoBGP ended a session for good because it brought too many prefixes."""
+        return bool(peer.state.admin_state == self._client.dialect.number(Shifted.ADMIN_TOO_MANY_PREFIXES))
 
     def _deferral_s(self) -> int:
         return self._noted()[2]

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from kuberouterpy.dataplane import Neighbor, NeighborKey
-from kuberouterpy.family import FAMILIES
+from kuberouterpy.family import FAMILIES, Family
 from kuberouterpy.gobgp import gobgp_pb2 as pb
 from kuberouterpy.gobgp import wire
 from kuberouterpy.gobgp.client import GobgpClient
@@ -82,10 +82,17 @@ def as_peer(neighbor: Neighbor, deferral_s: int) -> pb.Peer:
             pb.AfiSafi(
                 config=pb.AfiSafiConfig(family=pb.Family(afi=wire.AFI[family], safi=wire.UNICAST), enabled=True),
                 mp_graceful_restart=pb.MpGracefulRestart(config=pb.MpGracefulRestartConfig(enabled=restart)),
+                prefix_limits=_limit(neighbor, family),
             )
             for family in neighbor.families
         ],
     )
+
+
+def _limit(neighbor: Neighbor, family: Family) -> pb.PrefixLimit | None:
+    if not neighbor.max_prefixes:
+        return None
+    return pb.PrefixLimit(family=pb.Family(afi=wire.AFI[family], safi=wire.UNICAST), max_prefixes=neighbor.max_prefixes)
 
 
 def read(address: str, peer: pb.Peer) -> Neighbor:
@@ -110,4 +117,5 @@ def read(address: str, peer: pb.Peer) -> Neighbor:
         # Without a client GoBGP 4 says "invalid IP" here.
         reflector_cluster=reflector.route_reflector_cluster_id if reflector.route_reflector_client else "",
         password=conf.auth_password,
+        max_prefixes=max((one.prefix_limits.max_prefixes for one in peer.afi_safis), default=0),
     )

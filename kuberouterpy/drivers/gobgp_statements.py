@@ -16,7 +16,7 @@ from kuberouterpy.dataplane import PolicyStatement, PrefixMatch, RoutePolicy
 from kuberouterpy.family import FAMILIES, Family, family_of
 from kuberouterpy.gobgp import gobgp_pb2 as pb
 from kuberouterpy.gobgp import wire
-from kuberouterpy.gobgp.dialect import ACCEPT, REJECT, ROUTE_TYPE_LOCAL, Shifted
+from kuberouterpy.gobgp.dialect import ACCEPT, REJECT, ROUTE_TYPE_INTERNAL, ROUTE_TYPE_LOCAL, Shifted
 from kuberouterpy.names import digest
 
 PREFIX: Final = "kr-"
@@ -50,12 +50,18 @@ def statements(statement: PolicyStatement, name: str, number: Callable[[Shifted]
             if any(family_of(one.prefix) is family for one in statement.prefixes)
         ]
     for index, prefixes in enumerate(groups):
-        conditions = pb.Conditions(route_type=ROUTE_TYPE_LOCAL if statement.originated_here else 0)
+        conditions = pb.Conditions(route_type=_route_type(statement))
         for wanted, field in ((prefixes, conditions.prefix_set), (neighbors, conditions.neighbor_set)):
             if wanted is not None:
                 field.CopyFrom(pb.MatchSet(type=number(Shifted.MATCH_ANY), name=wanted.name))
         made = pb.Statement(name=f"{name}-{index}", conditions=conditions, actions=_actions(statement, number))
         yield Made(made, tuple(one for one in (prefixes, neighbors) if one is not None))
+
+
+def _route_type(statement: PolicyStatement) -> int:
+    if statement.originated_here:
+        return ROUTE_TYPE_LOCAL
+    return ROUTE_TYPE_INTERNAL if statement.learned_inside else 0
 
 
 def neighbor_set(neighbors: Sequence[str], number: Callable[[Shifted], int]) -> pb.DefinedSet:
@@ -118,6 +124,7 @@ def _read_statement(statement: pb.Statement, sets: Mapping[str, pb.DefinedSet]) 
         prepend_count=actions.as_prepend.repeat,
         next_hop_self=actions.nexthop.own,
         originated_here=conditions.route_type == ROUTE_TYPE_LOCAL,
+        learned_inside=conditions.route_type == ROUTE_TYPE_INTERNAL,
     )
 
 

@@ -24,6 +24,7 @@ class Shifted(IntEnum):
     RESET_IN = 0
     RESET_OUT = 1
     LOOKUP_EXACT = 0
+    ADMIN_TOO_MANY_PREFIXES = 2
 
 
 class Session(IntEnum):
@@ -44,6 +45,8 @@ REJECT: Final = 2
 """RouteAction."""
 DIRECTIONS: Final = {"import": 1, "export": 2}
 """PolicyDirection."""
+ROUTE_TYPE_INTERNAL: Final = 1
+"""Conditions.RouteType: told by a neighbor of the same AS."""
 ROUTE_TYPE_LOCAL: Final = 3
 """Conditions.RouteType: originated by the speaker itself."""
 PEER_EVENT_END_OF_INIT: Final = 2

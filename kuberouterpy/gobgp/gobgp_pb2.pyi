@@ -222,14 +222,26 @@ class Transport(_message.Message):
     def __init__(self, local_address: _Optional[str] = ..., local_port: _Optional[int] = ..., passive_mode: bool = ..., remote_address: _Optional[str] = ..., remote_port: _Optional[int] = ...) -> None: ...
 
 class AfiSafi(_message.Message):
-    __slots__ = ("mp_graceful_restart", "config", "state")
+    __slots__ = ("mp_graceful_restart", "config", "state", "prefix_limits")
     MP_GRACEFUL_RESTART_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_LIMITS_FIELD_NUMBER: _ClassVar[int]
     mp_graceful_restart: MpGracefulRestart
     config: AfiSafiConfig
     state: AfiSafiState
-    def __init__(self, mp_graceful_restart: _Optional[_Union[MpGracefulRestart, _Mapping]] = ..., config: _Optional[_Union[AfiSafiConfig, _Mapping]] = ..., state: _Optional[_Union[AfiSafiState, _Mapping]] = ...) -> None: ...
+    prefix_limits: PrefixLimit
+    def __init__(self, mp_graceful_restart: _Optional[_Union[MpGracefulRestart, _Mapping]] = ..., config: _Optional[_Union[AfiSafiConfig, _Mapping]] = ..., state: _Optional[_Union[AfiSafiState, _Mapping]] = ..., prefix_limits: _Optional[_Union[PrefixLimit, _Mapping]] = ...) -> None: ...
+
+class PrefixLimit(_message.Message):
+    __slots__ = ("family", "max_prefixes", "shutdown_threshold_pct")
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
+    MAX_PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    SHUTDOWN_THRESHOLD_PCT_FIELD_NUMBER: _ClassVar[int]
+    family: Family
+    max_prefixes: int
+    shutdown_threshold_pct: int
+    def __init__(self, family: _Optional[_Union[Family, _Mapping]] = ..., max_prefixes: _Optional[int] = ..., shutdown_threshold_pct: _Optional[int] = ...) -> None: ...
 
 class MpGracefulRestart(_message.Message):
     __slots__ = ("config", "state")

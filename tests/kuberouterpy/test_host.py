@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
+from kuberouterpy.annotations import read_bgp
 from kuberouterpy.cluster import Link, Node, NodeAddress, Ref, Replace, Upsert
 from kuberouterpy.config import Config
 from kuberouterpy.family import IPV4, IPV6
@@ -68,11 +71,9 @@ def test_a_node_that_has_not_arrived_leaves_its_parts_empty() -> None:
 
 
 def test_the_annotation_overrides_the_pod_cidrs_and_an_unreadable_one_does_not() -> None:
-    annotated = Node(
-        NODE.ref, NODE.addresses, NODE.pod_cidrs, annotations={"kube-router.io/pod-cidrs": "10.9.0.0/24, x"}
-    )
-    assert host(ETH0, node=annotated).pod_cidrs == ("10.9.0.0/24",)
-    broken = Node(NODE.ref, NODE.addresses, NODE.pod_cidrs, annotations={"kube-router.io/pod-cidrs": "x"})
+    annotated = replace(NODE, bgp=read_bgp({"kube-router.io/pod-cidrs": "10.9.0.0/24, 10.9.1.0/24"}))
+    assert host(ETH0, node=annotated).pod_cidrs == ("10.9.0.0/24", "10.9.1.0/24")
+    broken = replace(NODE, bgp=read_bgp({"kube-router.io/pod-cidrs": "10.9.0.0/24, x"}))
     assert host(ETH0, node=broken).pod_cidrs == NODE.pod_cidrs
 
 

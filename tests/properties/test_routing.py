@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kuberouterpy.annotations import read_bgp
 from kuberouterpy.cluster import (
     BestPath,
     Delete,
@@ -38,6 +39,22 @@ from tests.properties.harness import Machine, check_history, check_orders
 ADDRESSES = ("10.0.0.1", "10.0.0.2", "10.9.0.3", "fd00::1", "fd00::2", "fd09::3")
 PREFIXES = ("10.1.1.0/24", "10.1.2.0/24", "0.0.0.0/0", "10.96.0.7/32", "fd00:1:2::/64", "::/0", "192.168.0.0/16")
 ANNOTATION = "kube-router.io/service.advertise.clusterip"
+
+ANNOTATIONS: list[dict[str, str]] = [
+    {},
+    {},
+    {"pod-cidrs": "10.1.7.0/24,nonsense"},
+    {"pod-cidrs": "10.1.7.0/24"},
+    {"rr.server": "42"},
+    {"rr.client": "0.0.0.42"},
+    {"rr.client": "many", "node.asn": "65100"},
+    {"node.asn": "65100", "node.bgp.communities": "65000:1,no-export"},
+    {"peers": "[{remoteip: 10.0.0.250, remoteasn: 65003, password: c2VjcmV0}]"},
+    {"peers": "[{remoteip: 10.0.0.250}]", "node.bgp.customimportreject": "192.168.7.0/24"},
+    {"peer.ips": "10.0.0.2,fd00::fd", "peer.asns": "65004,65005", "path-prepend.as": "65100"},
+    {"path-prepend.as": "65100", "path-prepend.repeat-n": "2", "bgp-local-addresses": "10.0.0.1,fd00::1"},
+]
+"""Good and bad ones, of peers, reflectors and policies."""
 
 CONFIGS = {
     "plain": Config(node_name="node-1"),
@@ -75,7 +92,9 @@ nodes = st.builds(
     pod_cidrs=st.lists(
         st.sampled_from(["10.1.1.0/24", "10.1.2.0/24", "fd00:1:1::/64", "fd00:1:2::/64"]), max_size=2
     ).map(lambda cidrs: tuple(dict.fromkeys(cidrs))),
-    annotations=st.sampled_from([{}, {"kube-router.io/pod-cidrs": "10.1.7.0/24,nonsense"}]),
+    bgp=st.sampled_from(ANNOTATIONS).map(
+        lambda texts: read_bgp({f"kube-router.io/{key}": text for key, text in texts.items()})
+    ),
 )
 services = st.builds(
     Service,

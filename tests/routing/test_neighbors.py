@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from kuberouterpy.annotations import read_bgp
 from kuberouterpy.dataplane import Neighbor, NeighborKey, Speaker, SpeakerKey
 from kuberouterpy.family import FAMILIES, IPV4, IPV6, Family
 from routing import neighbors
-from tests.routing.world import FAR, MINE, NEAR, World, config, node, reasons
+from tests.routing.world import FAR, MINE, NEAR, PODS, World, config, node, reasons
 
 
 def the_neighbor(world: World, name: str) -> Neighbor:
@@ -97,31 +98,92 @@ def test_the_speaker_listens_on_the_primary_addresses_only() -> None:
     )
 
 
-def test_external_neighbors_come_from_aligned_flags() -> None:
-    world = World(
-        config(
-            peer_router_ips=("10.0.0.254", "fd00::fe"),
-            peer_router_asns=(65001, 65002),
-            peer_router_ports=(179, 1790),
-            peer_router_multihop_ttl=4,
-        )
-    )
-    (found,) = world.wants("peer", "fd00::fe").objects
-    assert found == Neighbor(
-        NeighborKey("fd00::fe"),
-        asn=65002,
-        local_address="fd00::1",
-        port=1790,
-        families=(IPV4, IPV6),
-        description="external",
-        multihop_ttl=4,
-    )
-    assert world.wants("peer", "10.0.0.99").objects == ()
+# --- reflectors and AS numbers ----------------------------------------------------------------------------------------
+
+SERVER, CLIENT, OTHER_CLIENT, OTHER_SERVER, PLAIN = (
+    {"rr.server": "42"},
+    {"rr.client": "0.0.0.42"},
+    {"rr.client": "43"},
+    {"rr.server": "43"},
+    dict[str, str](),
+)
+AS_1, AS_2 = {"node.asn": "65001"}, {"node.asn": "65002"}
 
 
-def test_a_password_file_that_is_not_read_opens_no_session_without_password() -> None:
-    world = World(
-        config(peer_router_ips=("10.0.0.254",), peer_router_asns=(65001,), peer_router_passwords_file="/etc/bgp")
-    )
-    wants = world.wants("peer", "10.0.0.254")
-    assert (wants.objects, reasons(wants)) == ((), ["passwords-not-built"])
+def pair(ours: dict[str, str], theirs: dict[str, str], **fields: object) -> list[Neighbor | None]:
+    """Return what each of two annotated nodes makes of the other."""
+    texts = {"node-1": ours, "node-2": theirs}
+    bgp = {name: read_bgp({f"kube-router.io/{key}": text for key, text in one.items()}) for name, one in texts.items()}
+    nodes = [
+        node("node-1", MINE.values(), PODS[1].values(), bgp=bgp["node-1"]),
+        node("node-2", NEAR.values(), PODS[2].values(), bgp=bgp["node-2"]),
+    ]
+    found: list[Neighbor | None] = []
+    for here, there in (("node-1", "node-2"), ("node-2", "node-1")):
+        world = World(config(node_name=here, **fields), *nodes)
+        wants = world.wants("node", there)
+        found.append(next((one for one in wants.objects if isinstance(one, Neighbor)), None))
+        assert (found[-1] is None) == any(note.subject == there for note in wants.notes)
+    return found
+
+
+@pytest.mark.parametrize("full_mesh", [True, False])
+@pytest.mark.parametrize(
+    ("ours", "theirs", "meet"),
+    [
+        (SERVER, CLIENT, True),
+        (SERVER, OTHER_CLIENT, False),
+        (SERVER, SERVER, True),
+        (SERVER, OTHER_SERVER, True),
+        (CLIENT, CLIENT, False),
+        (CLIENT, PLAIN, False),
+        (SERVER | CLIENT, CLIENT, True),
+    ],
+)
+def test_reflectors_and_clients_meet_as_their_cluster_ids_say(
+    ours: dict[str, str], theirs: dict[str, str], meet: bool, full_mesh: bool
+) -> None:
+    """The same on both ends: a session that one end alone wants never comes up."""
+    ends = pair(ours, theirs, nodes_full_mesh=full_mesh)
+    assert [one is not None for one in ends] == [meet, meet]
+    for one, role in zip(ends, (ours, theirs), strict=True):
+        if one is not None:
+            reflects = role is ours and theirs is CLIENT
+            assert (one.reflector_client, one.reflector_cluster) == (reflects, "0.0.0.42" if reflects else "")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "full_mesh", "meet"),
+    [
+        (AS_1, AS_1, False, True),
+        (AS_1, AS_2, False, False),
+        (AS_1, PLAIN, False, False),
+        (PLAIN, PLAIN, False, False),
+        (AS_1, AS_2, True, True),
+        (SERVER | AS_1, CLIENT | AS_1, False, True),
+        (SERVER | AS_1, CLIENT | AS_2, False, False),
+        (SERVER, PLAIN, True, True),
+        (SERVER, PLAIN, False, False),
+    ],
+)
+def test_as_numbers_count_without_the_full_mesh_only(
+    ours: dict[str, str], theirs: dict[str, str], full_mesh: bool, meet: bool
+) -> None:
+    ends = pair(ours, theirs, nodes_full_mesh=full_mesh)
+    assert [one is not None for one in ends] == [meet, meet]
+    if meet:
+        expected = 64512 if full_mesh or "node.asn" not in ours else 65001
+        assert {one.asn for one in ends if one is not None} == {expected}
+
+
+def test_the_speakers_as_number_and_addresses_come_from_annotations() -> None:
+    bgp = read_bgp({"kube-router.io/node.asn": "65001", "kube-router.io/bgp-local-addresses": "10.0.0.9,fd00::9"})
+    world = World(config(IPV4, nodes_full_mesh=False), node("node-1", (MINE[IPV4],), bgp=bgp))
+    found = neighbors.speaker(world.host, world.config)
+    assert found is not None
+    assert (found.asn, found.listen_addresses) == (65001, ("10.0.0.9",))
+
+
+def test_a_node_without_as_number_is_told_where_it_needs_one() -> None:
+    wants = World(config(nodes_full_mesh=False)).wants("node", "node-1")
+    assert [note.event for note in wants.notes if note.subject == "kube-router.io/node.asn"] == [True]

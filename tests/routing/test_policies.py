@@ -6,25 +6,26 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from kuberouterpy.annotations import read_bgp
 from kuberouterpy.config import Config
 from kuberouterpy.dataplane import PolicyStatement, RoutePolicy
 from kuberouterpy.family import FAMILIES
 from routing import policies
-from tests.routing.world import World, config, node
+from tests.routing.world import MINE, PODS, World, config, node
 
 NODE, ROUTER, STRANGER = "10.0.0.2", "10.0.0.254", "10.0.0.77"
 
 
-def passes(policy: RoutePolicy, prefix: str, neighbor: str, *, own: bool = False) -> bool:
+def passes(policy: RoutePolicy, prefix: str, neighbor: str, *, own: bool = False, inside: bool = False) -> bool:
     for statement in policy.statements:
-        if _holds(statement, prefix, neighbor, own):
+        if _holds(statement, prefix, neighbor, own, inside):
             return statement.accept
     return policy.accept_by_default
 
 
-def _holds(statement: PolicyStatement, prefix: str, neighbor: str, own: bool) -> bool:
+def _holds(statement: PolicyStatement, prefix: str, neighbor: str, own: bool, inside: bool) -> bool:
     network = ip_network(prefix)
-    if statement.originated_here and not own:
+    if (statement.originated_here and not own) or (statement.learned_inside and not inside):
         return False
     if statement.neighbors is not None and not any(
         ip_address(neighbor) in ip_network(one) for one in statement.neighbors
@@ -122,3 +123,61 @@ def test_no_statement_has_an_empty_set(family: object) -> None:
             for statement in policy(one.store, one.host, one.config).statements:
                 assert statement.neighbors != ()
                 assert statement.prefixes != ()
+
+
+def annotated(settings: Config, **texts: str) -> World:
+    """Return a world whose own node has annotations; ``_`` in a name is ``.``."""
+    found = read_bgp({f"kube-router.io/{key.replace('_', '.')}": text for key, text in texts.items()})
+    return World(settings, node("node-1", MINE.values(), PODS[1].values(), bgp=found))
+
+
+def test_a_reflector_passes_on_pod_cidrs_of_nodes_to_nodes_and_nothing_else() -> None:
+    """kube-router's reflectors have no policy at all and leak everything they know (kube-router.md 6.4 row 20)."""
+    world = annotated(routers(peer_import_cidrs=("192.168.0.0/16",)), rr_server="42")
+    export = policies.export_policy(world.store, world.host, world.config)
+    for prefix in ("10.1.2.0/24", "fd00:1:2::/64"):
+        assert passes(export, prefix, NODE, inside=True)
+        assert not passes(export, prefix, NODE)
+        assert not passes(export, prefix, ROUTER, inside=True)
+    assert not passes(export, "192.168.7.0/24", NODE, inside=True)
+    assert not passes(export, "10.1.2.128/25", NODE, inside=True)
+    assert not passes(export, "0.0.0.0/0", NODE, inside=True)
+    plain = World(routers())
+    assert not passes(policies.export_policy(plain.store, plain.host, plain.config), "10.1.2.0/24", NODE, inside=True)
+    learned = policies.import_policy(world.store, world.host, world.config)
+    assert not passes(learned, "0.0.0.0/0", NODE, inside=True)
+
+
+def test_paths_to_external_neighbors_carry_communities_and_prepends() -> None:
+    world = annotated(routers(override_nexthop=True), node_bgp_communities="65000:1,no-export")
+    bgp = read_bgp({"kube-router.io/path-prepend.as": "65100", "kube-router.io/path-prepend.repeat-n": "3"})
+    prepending = World(routers(), node("node-1", MINE.values(), PODS[1].values(), bgp=bgp))
+    told = policies.export_policy(world.store, world.host, world.config).statements
+    assert {(one.communities, one.next_hop_self) for one in told if one.neighbors == (f"{ROUTER}/32",)} == {
+        (("65000:1", "65535:65281"), True)
+    }
+    assert all(one.communities == () for one in told if one.neighbors != (f"{ROUTER}/32",))
+    told = policies.export_policy(prepending.store, prepending.host, prepending.config).statements
+    assert {(one.prepend_asn, one.prepend_count) for one in told if one.neighbors == (f"{ROUTER}/32",)} == {(65100, 3)}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "neighbor", "accepted"),
+    [
+        ("10.7.0.0/16", NODE, False),
+        ("10.7.7.0/24", NODE, False),
+        ("10.7.7.0/24", ROUTER, False),
+        ("10.1.2.0/24", NODE, True),
+        ("10.1.2.0/24", ROUTER, False),
+        ("10.1.2.128/25", ROUTER, False),
+        ("10.9.0.3/32", ROUTER, False),
+        ("fd00:1:2::/64", ROUTER, False),
+        ("0.0.0.0/0", ROUTER, False),
+        ("10.8.0.0/16", ROUTER, True),
+    ],
+)
+def test_from_outside_nothing_of_the_cluster_is_believed_however_wide_the_door(
+    prefix: str, neighbor: str, accepted: bool
+) -> None:
+    world = annotated(routers(peer_import_cidrs=("0.0.0.0/0", "::/0")), node_bgp_customimportreject="10.7.0.0/16")
+    assert passes(policies.import_policy(world.store, world.host, world.config), prefix, neighbor) is accepted

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
+from kuberouterpy.annotations import read_bgp, without_bgp
 from kuberouterpy.cluster import ContainerPort, Namespace, Node, NodeAddress, Pod, Ref
 from kuberouterpy.sources import wire
 from kuberouterpy.sources.decode.reading import (
@@ -60,16 +61,18 @@ def namespace(one: wire.Namespace, ref: Ref, _problems: Problems, _node_name: st
     return Namespace(ref, labels_of(one.metadata))
 
 
-def node(one: wire.Node, ref: Ref, problems: Problems, _node_name: str) -> Node:
+def node(one: wire.Node, ref: Ref, problems: Problems, node_name: str) -> Node:
     """Return a node. Errors: Refused where its pod ranges cannot be read."""
     spec, status, meta = one.spec or wire.NodeSpec(), one.status or wire.NodeStatus(), one.metadata
+    ours = annotations_of(meta)
     return Node(
         ref=ref,
         addresses=tuple(_node_addresses(status, problems)),
         pod_cidrs=_pod_cidrs(spec),
         zone=sys.intern((meta.labels or {}).get(_ZONE, "")),
         labels=labels_of(meta),
-        annotations=annotations_of(meta),
+        annotations=without_bgp(ours),
+        bgp=read_bgp(ours, own=ref.name == node_name),
         unschedulable=bool(spec.unschedulable),
         taints=tuple(sorted({taint.key for taint in spec.taints or ()})),
         deleting=meta.deletion_timestamp is not None,

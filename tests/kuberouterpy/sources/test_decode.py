@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kuberouterpy.annotations import NodeBgp
 from kuberouterpy.cluster import (
     KUBERNETES_KINDS,
     Endpoint,
@@ -365,7 +366,7 @@ def test_a_node_keeps_addresses_ranges_and_what_draining_needs() -> None:
         pod_cidrs=("10.1.0.0/24", "fd00:1::/64"),
         zone="a",
         labels={"topology.kubernetes.io/zone": "a"},
-        annotations={"kube-router.io/node.asn": "64513"},
+        bgp=NodeBgp(asn=64513),
         taints=("a", "b"),
         deleting=True,
         uid="u-1",
