@@ -109,6 +109,12 @@ EXPORT = RoutePolicy(
             next_hop_self=True,
             originated_here=True,
         ),
+        PolicyStatement(
+            accept=True,
+            neighbors=("10.99.0.3/32",),
+            prefixes=(PrefixMatch("10.1.0.0/16", 16, 24),),
+            learned_inside=True,
+        ),
     ),
 )
 OWN = PolicyStatement(accept=True, originated_here=True)
@@ -126,7 +132,16 @@ SAMPLES: tuple[Object, ...] = (
     EXPORT,
     IMPORT,
     neighbor(),
-    neighbor("fd00:99::2", local_address="fd00:99::1", asn=64999, multihop_ttl=4, password="secret", description=""),
+    neighbor(
+        "fd00:99::2",
+        local_address="fd00:99::1",
+        asn=64999,
+        multihop_ttl=4,
+        password="secret",
+        description="",
+        max_prefixes=50,
+    ),
+    neighbor("10.99.0.3", reflector_client=True, reflector_cluster="0.0.0.42"),
     path("10.1.0.0/24"),
     path("10.96.0.10/32", communities=("64512:100",), local_preference=200),
     path("fd00:1::/64", communities=("64512:100", "65535:65281")),
