@@ -8,13 +8,25 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
 
 from kuberouterpy import __version__, answers, health
-from kuberouterpy.cluster import Event, Kind, Link, NetworkPolicy, Node, Ref, Rejection, Restarted, Service
+from kuberouterpy.answers.own import OWN
+from kuberouterpy.cluster import (
+    ClusterNetworkPolicy,
+    Event,
+    Kind,
+    Link,
+    NetworkPolicy,
+    Node,
+    Ref,
+    Rejection,
+    Restarted,
+    Service,
+)
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller
 from kuberouterpy.dataplane import Note, Owner
@@ -36,9 +48,10 @@ from kuberouterpy.log import event as log_event
 from kuberouterpy.loop import Ask, Loop, Programmed
 from kuberouterpy.metrics.scraper import Scraper
 from kuberouterpy.prepare import MODULES, load_modules, missing_modules
+from kuberouterpy.recorder import Recorder
 from kuberouterpy.sources.conditions import NodeReporter
 from kuberouterpy.sources.events import EventRecorder, EventType, Occurrence
-from kuberouterpy.sources.gobgp import GobgpSource
+from kuberouterpy.sources.gobgp import GobgpSource, NeighborState
 from kuberouterpy.sources.http import HttpSource
 from kuberouterpy.sources.kubernetes import KubernetesSource, kinds
 from kuberouterpy.sources.netlink import NetlinkSource
@@ -97,6 +110,8 @@ class Agent:
         self.source = KubernetesSource(config, self._put)
         self.events = EventRecorder(self.source.transport, config.node_name)
         self.reporter = NodeReporter(self.source.transport, config.node_name, self.events.record)
+        self._neighbors: Callable[[], tuple[NeighborState, ...]] = lambda: ()
+        self.recorder = self._make_recorder()
         self.loop = Loop(
             config=config,
             controllers=chosen,
@@ -105,6 +120,7 @@ class Agent:
             on_rejection=self._tell,
             on_note=self._note,
             on_trouble=self._trouble,
+            recorder=self.recorder,
             on_status=self.reporter.see if config.run_router else lambda _: None,
         )
         self._sources: tuple[Source, ...] = tuple(self._make_sources())
@@ -114,6 +130,8 @@ class Agent:
         _load_modules()
         self._check()
         self.events.start()
+        if self.recorder is not None:
+            self.recorder.start()
         self.reporter.start()
         for programmed in self.loop.drivers:
             if programmed.lane is not None:
@@ -137,6 +155,24 @@ class Agent:
             source.stop()
         self.reporter.stop()
         self.events.stop()
+        if self.recorder is not None:
+            self.recorder.stop()
+
+    def _make_recorder(self) -> Recorder | None:
+        config = self._config
+        if not config.record_dir:
+            return None
+        return Recorder(
+            Path(config.record_dir),
+            limit_bytes=config.record_size_mib << 20,
+            node=config.node_name,
+            version=__version__,
+            config=config,
+            neighbors=self._neighbor_states,
+        )
+
+    def _neighbor_states(self) -> dict[str, str]:
+        return {one.address: f"{one.state} {one.error}".rstrip() for one in self._neighbors()}
 
     def _put(self, message: Event | LaneResult) -> None:
         self.loop.put(message)
@@ -145,6 +181,8 @@ class Agent:
         """Answer what a person asks, on the loop's thread. Errors: TimeoutError where the loop is too busy."""
         if question == "status":
             return self.loop.status
+        if question in OWN:
+            return OWN[question](words)
         reply: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.loop.put(Ask(lambda loop: answers.answer(loop, question, words, now=time.monotonic()), reply))
         try:
@@ -186,16 +224,12 @@ class Agent:
         config = self._config
         yield self.source
         yield NetlinkSource(self._put)
-        gobgp = None
         if config.run_router:
             yield PasswordSource(config.peer_router_passwords_file, len(config.peer_router_ips), self._put)
             gobgp = GobgpSource(config.gobgp_socket, self._put, restart_s=config.bgp_graceful_restart_time_s)
+            self._neighbors = gobgp.neighbors
             yield gobgp
-        scraper = Scraper(
-            self.loop,
-            neighbors=gobgp.neighbors if gobgp else lambda: (),
-            events_dropped=lambda: self.events.dropped,
-        )
+        scraper = Scraper(self.loop, neighbors=self._neighbors, events_dropped=lambda: self.events.dropped)
         yield from self._servers(scraper)
         if config.agent_socket:
             yield SocketSource(config.agent_socket, self._answer)
@@ -251,6 +285,7 @@ _CONCERNED: Final[dict[tuple[str, str], Kind]] = {
     ("routing", "service"): Service,
     ("routing", "node"): Node,
     ("firewall", "policy"): NetworkPolicy,
+    ("firewall", "cnp"): ClusterNetworkPolicy,
 }
 """Whom a note of an owner concerns; every other owner's concern this node."""
 

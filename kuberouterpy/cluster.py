@@ -242,7 +242,7 @@ class Node(Struct, frozen=True):
 # --- NetworkPolicies --------------------------------------------------------------------------------------------------
 
 
-class IpBlock(Struct, frozen=True):
+class IpBlock(Struct, frozen=True, tag="block"):
     """An ipBlock peer; its exceptions take from this block only, never from another (networkpolicy.md row 15)."""
 
     cidr: str
@@ -310,7 +310,7 @@ class Action(StrEnum):
     """Leave the tier: no further policy of it is asked."""
 
 
-class NodeSelector(Struct, frozen=True, order=True):
+class NodeSelector(Struct, frozen=True, order=True, tag="nodes"):
     """Nodes as a peer of egress: their addresses, by their labels."""
 
     nodes: Selector
@@ -319,7 +319,7 @@ class NodeSelector(Struct, frozen=True, order=True):
         return f"nodes {self.nodes}"
 
 
-class Anyone(Struct, frozen=True, order=True):
+class Anyone(Struct, frozen=True, order=True, tag="anyone"):
     """Every address there is: what a peer that cannot be read becomes in a rule that denies."""
 
     def __str__(self) -> str:

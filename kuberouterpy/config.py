@@ -57,6 +57,8 @@ class Config(Struct, frozen=True, kw_only=True):
     sysctl_root: str = "/proc/sys"
     agent_socket: str = "/run/kuberouterpy/agent.sock"
     max_delete_ratio: float = 1.0
+    record_dir: str = ""
+    record_size_mib: int = 64
 
     # Service proxy
     service_cluster_ip_range: tuple[str, ...] = ("10.96.0.0/12",)

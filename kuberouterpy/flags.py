@@ -291,6 +291,10 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "Refuse to delete more than this part of what stands in one step; 1: never refuse",
         ours=True,
     ),
+    Flag(
+        "record-dir", PATH, _G, "Folder of the flight recorder, as /var/lib/kuberouterpy/record; none: off", ours=True
+    ),
+    Flag("record-size", Form("MIB", whole(1, 1 << 20), suffix="_mib"), _G, "Most MiB the recorder keeps", ours=True),
     # Service proxy
     Flag("service-cluster-ip-range", PREFIXES, _P, "Ranges of cluster IPs, at most one a family"),
     Flag("service-external-ip-range", PREFIXES, _P, "Ranges of external IPs and load-balancer IPs that may be served"),

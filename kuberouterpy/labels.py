@@ -61,7 +61,7 @@ class Selector(Struct, frozen=True, order=True):
         return ",".join(map(_text, self.terms)) or "<all>"
 
 
-class PodSelector(Struct, frozen=True, order=True):
+class PodSelector(Struct, frozen=True, order=True, tag="pods"):
     """Which pods a policy peer means: both selectors must hold.
 
     ``namespaces is None`` restricts to ``namespace``, the policy's own; otherwise namespaces are chosen by their labels and

@@ -73,6 +73,7 @@ from kuberouterpy.errors import DriverError, MissingModule
 from kuberouterpy.host import Host, describe
 from kuberouterpy.lane import Lane, LaneResult
 from kuberouterpy.log import event as log_event
+from kuberouterpy.recorder import Recorder
 from kuberouterpy.status import FailingKey, SourceStatus, Status
 from kuberouterpy.store import Change, Store
 from kuberouterpy.tally import Figures, Latency, Tally
@@ -165,6 +166,7 @@ class Loop:
         on_trouble: Callable[[str, str], None] = lambda *_: None,
         on_status: Callable[[Status], None] = lambda _: None,
         wall: Callable[[], float] = time.time,
+        recorder: Recorder | None = None,
     ) -> None:
         """``on_note`` hears each note that a person must know, once when it appears and again when it changes; ``on_trouble``
         what concerns this node, as reason and message; ``on_status`` the status after every step, quickly, on the loop's
@@ -183,6 +185,7 @@ class Loop:
         self._on_note = on_note
         self._on_trouble = on_trouble
         self._wall = wall
+        self._recorder = recorder
         self._tally = Tally()
         self._latency = Latency(wall())
         self._guarded = ""
@@ -254,6 +257,8 @@ class Loop:
         self._measure()
         self._publish(now)
         self._on_status(self.status)
+        if self._recorder is not None:
+            self._recorder.flush(self.store, self._wall())
         for ask in asked:
             self._answer(ask)
         return self._next(now)
@@ -314,6 +319,8 @@ class Loop:
         self._on_rejection(rejection)
 
     def _touch(self, change: Change) -> None:
+        if self._recorder is not None:
+            self._recorder.change(change)
         if change.kind is Link and self._lost_something(change):
             # Addresses, far ends and routes went with it, and the kernel tells of none of them.
             for key in (LocalAddressKey, FarEndKey, RouteKey):
@@ -378,6 +385,8 @@ class Loop:
             level = logging.INFO if ok else logging.WARNING
             log_event(_log, level, "source-reachable" if ok else "source-unreachable", kind=name, reason=reason or None)
             self._sources[name] = (ok, reason, now)
+            if self._recorder is not None:
+                self._recorder.saw("source", f"{name} {'answers' if ok else f'cannot be reached: {reason}'}")
 
     def _restart(self, name: str, now: float) -> None:
         log_event(_log, logging.INFO, "driver-restarted", kind=name)
@@ -476,6 +485,9 @@ class Loop:
             self._drift[kind] = self._drift.get(kind, 0) + 1
             self._tally.drifted(kind, drift.what)
             log_event(_log, logging.WARNING, "drift", kind=kind, key=name_of(drift.key), reason=drift.what)
+            if self._recorder is not None:
+                what = "contested" if drift.left else "drift"
+                self._recorder.saw(what, f"{drift.what} {kind} {name_of(drift.key)}")
         for reason, message in drift_told(drifts):
             self._on_trouble(reason, message)
 
@@ -530,6 +542,9 @@ class Loop:
         failure = self.tracker.record(op, error, now)
         self._tally.op(kind_of(op.key), op.verb, failed=error is not None)
         log_event(_log, logging.DEBUG, op.verb, kind=kind_of(op.key), key=name_of(op.key), error=error)
+        if self._recorder is not None:
+            wanted_by = self.tracker.explain(op.key).wanted_by
+            self._recorder.deed(op, str(wanted_by[0][0]) if wanted_by else "", str(error) if error else "")
         if failure is None:
             return 1
         owners = self.tracker.explain(op.key).wanted_by

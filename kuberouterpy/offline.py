@@ -183,7 +183,7 @@ def events(facts: Facts, links: Iterable[Link]) -> Iterator[Event]:
         rejected = tuple(one for one in facts.rejected if one.kind is kind)
         yield Replace(kind, tuple(facts.records.get(kind, ())), rejected)
     yield Replace(Link, tuple(links))
-    yield Replace(BestPath, ())
+    yield Replace(BestPath, tuple(facts.records.get(BestPath, ())))
 
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:

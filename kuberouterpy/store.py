@@ -230,6 +230,10 @@ class Store:
         """Return the table of a kind."""
         return self._tables[kind]
 
+    def tables(self) -> Iterable[tuple[Kind, Table[Any]]]:
+        """Return every table with its kind."""
+        return self._tables.items()
+
     def apply(self, event: Event) -> list[Change]:
         """Take an event in; return what really changed."""
         match event:

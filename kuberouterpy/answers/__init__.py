@@ -18,6 +18,7 @@ from typing import Final
 from kuberouterpy.answers.explained import Explained, Explanations, explain, explain_one
 from kuberouterpy.answers.planned import ChangeView, Plan, plan
 from kuberouterpy.answers.subjects import KIND_WORDS, UnknownSubject, read_socket
+from kuberouterpy.answers.told import FactTables, facts
 from kuberouterpy.answers.views import NoteView, Objects, RuleView, View, Viewer, notes, objects, summary
 from kuberouterpy.loop import Loop
 
@@ -27,6 +28,7 @@ __all__ = [
     "ChangeView",
     "Explained",
     "Explanations",
+    "FactTables",
     "NoteView",
     "Objects",
     "Plan",
@@ -37,6 +39,7 @@ __all__ = [
     "answer",
     "explain",
     "explain_one",
+    "facts",
     "notes",
     "objects",
     "plan",
@@ -50,6 +53,7 @@ QUESTIONS: Final[dict[str, Callable[[Loop, Words, float], object]]] = {
     "objects": lambda loop, words, now: objects(loop, words.get("kind", ()), now=now),
     "plan": lambda loop, words, now: plan(loop),
     "explain": lambda loop, words, now: explain(loop, words.get("subject", ()), now=now),
+    "facts": lambda loop, words, now: facts(loop),
 }
 """What can be asked. Errors of each: UnknownSubject says what there is instead."""
 

@@ -58,6 +58,10 @@ COMMANDS: Final[dict[str, Lazy]] = {
         "kuberouterpy.cli.prepare", "prepare", "Load modules and install CNI plugins, before the agent runs."
     ),
     "cleanup": Lazy("kuberouterpy.cli.cleanup", "cleanup", "Remove what the agent programmed here, and nothing else."),
+    "record": Lazy("kuberouterpy.cli.record", "record", "Read the flight recorder: what the agent knew and did."),
+    "log-level": Lazy(
+        "kuberouterpy.cli.log_level", "log_level", "Show how much the agent logs, or change it for a while."
+    ),
     "lab": Lazy("kuberouterpy.cli.lab", "lab", "Boot a whole cluster here, to try things out."),
 }
 

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlencode
@@ -63,8 +63,17 @@ def ask(path: str, question: str, answer: type[T], **words: Sequence[str]) -> T:
 
     Errors: Unreachable where none answers; Refused with the agent's own words.
     """
+    return _call(path, "GET", question, answer, words)
+
+
+def act(path: str, verb: str, answer: type[T], **words: Sequence[str]) -> T:
+    """Return the agent's answer to something it is to do. Errors: as of :func:`ask`."""
+    return _call(path, "POST", verb, answer, words)
+
+
+def _call(path: str, method: str, name: str, answer: type[T], words: Mapping[str, Sequence[str]]) -> T:
     query = urlencode(words, doseq=True)
-    status, body = _get(path, f"/v1/{question}" + (f"?{query}" if query else ""))
+    status, body = _request(path, method, f"/v1/{name}" + (f"?{query}" if query else ""))
     if status != http.HTTPStatus.OK:
         raise _refusal(path, status, body)
     try:
@@ -81,10 +90,10 @@ def _refusal(path: str, status: int, body: bytes) -> Exception:
     return Unreachable(told) if status == http.HTTPStatus.SERVICE_UNAVAILABLE else Refused(told)
 
 
-def _get(path: str, target: str) -> tuple[int, bytes]:
+def _request(path: str, method: str, target: str) -> tuple[int, bytes]:
     connection = _Connection(path)
     try:
-        connection.request("GET", target)
+        connection.request(method, target)
         response = connection.getresponse()
         return response.status, response.read()
     except PermissionError:
@@ -152,6 +161,16 @@ def offline_options(command: F) -> F:
             metavar="NAME=ADDRESS/LEN,...",
             help="With -f: a link of that node; else its addresses are taken to be on eth0, /24 and /64.",
         ),
+        click.option(
+            "--from",
+            "recording",
+            default="",
+            metavar="FILE",
+            help="Answer from a flight recording (a file or a ring's folder) instead, as things were then.",
+        ),
+        click.option(
+            "--at", default="", metavar="TIME", help="With --from: when; 2026-11-24T14:05:00Z, 14:05 or 10m (ago)."
+        ),
     ]
     for one in reversed(options):
         command = one(command)
@@ -186,6 +205,30 @@ def offline_loop(
     return loop
 
 
+def recorded_loop(recording: str, at: str, flags: dict[str, Any]) -> Loop:
+    """Return a loop over what a recording knew at a moment, with the agent's settings of then and flags given now.
+
+    Tells on stderr which moment it is. Errors: ConfigError, RecordError.
+    """
+    from msgspec import convert
+    from msgspec.structs import asdict, replace
+
+    from kuberouterpy import offline
+    from kuberouterpy.cli.moments import facts_of, replayed
+    from kuberouterpy.cli.run import config_of
+    from kuberouterpy.cluster import Link
+    from kuberouterpy.config import DEFAULTS, Config
+    from kuberouterpy.record import stamp
+
+    logging.getLogger("kuberouterpy").addHandler(logging.NullHandler())
+    known = replayed(recording, at)
+    given = {name: value for name, value in asdict(config_of(flags)).items() if value != DEFAULTS.get(name)}
+    config = replace(convert({**known.config, **given}, Config), node_name=known.node)
+    click.echo(f"note: {known.node} as it was at {stamp(known.at)}, agent {known.version}", err=True)
+    links = tuple(one for one in known.tables[Link].values() if isinstance(one, Link))
+    return offline.build(config, facts_of(known), links)
+
+
 def _assumed(facts: Any) -> list[str]:
     from kuberouterpy.cluster import EndpointSlice, Node, Service
 
@@ -202,8 +245,14 @@ def _assumed(facts: Any) -> list[str]:
 
 def refuse_live_without_files(files: Sequence[str], *given: object) -> None:
     """Refuse options that mean nothing without -f. Errors: UsageError."""
-    if not files and any(given):
-        raise click.UsageError("--node, --link, --live and the flags of run need -f PATH", click.get_current_context())
+    context = click.get_current_context()
+    recording, at = context.params.get("recording"), context.params.get("at")
+    if at and not recording:
+        raise click.UsageError("--at needs --from FILE", context)
+    if recording and (files or context.params.get("node") or context.params.get("links") or context.params.get("live")):
+        raise click.UsageError("--from stands alone: it has the node, its links and its facts in it", context)
+    if not files and not recording and any(given):
+        raise click.UsageError("--node, --link, --live and the flags of run need -f PATH", context)
 
 
 def now() -> float:

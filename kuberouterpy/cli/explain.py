@@ -17,6 +17,7 @@ from kuberouterpy.cli.ask import (
     offline_command,
     offline_loop,
     offline_options,
+    recorded_loop,
     refuse_live_without_files,
     socket_option,
 )
@@ -37,6 +38,7 @@ Examples:
   kuberouterpy explain neighbor 10.0.0.9
   kuberouterpy explain KUBE-ROUTER-FORWARD
   kuberouterpy explain pod/default/web-1 -f cluster/ --node worker-1
+  kuberouterpy explain service/default/web --from node-1.rec --at 10m
 """
 
 
@@ -51,6 +53,8 @@ def _explain(
     files: tuple[str, ...],
     node: str,
     links: tuple[str, ...],
+    recording: str,
+    at: str,
     live: bool,
     output: str,
     agent_socket: str,
@@ -58,14 +62,16 @@ def _explain(
 ) -> int:
     refuse_live_without_files(files, node, links, live, *flags.values())
     wanted = joined(subjects)
-    if files:
+    if recording:
+        told = explain_of(recorded_loop(recording, at, flags), wanted, now=now())
+    elif files:
         told = explain_of(offline_loop(files, node, links, flags, live=live), wanted, now=now())
     else:
         told = ask(agent_socket, "explain", Explanations, subject=wanted)
     if output == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
         return ExitCode.FINE
-    compared = not files or live
+    compared = not (files or recording) or live
     for number, one in enumerate(told.answers):
         click.echo("\n" if number else "", nl=False)
         for line in lines(one, compared=compared):

@@ -16,6 +16,7 @@ from kuberouterpy.cli.ask import (
     offline_command,
     offline_loop,
     offline_options,
+    recorded_loop,
     refuse_live_without_files,
     socket_option,
 )
@@ -30,6 +31,7 @@ Examples:
   kuberouterpy plan -f cluster/ --node worker-1 --masquerade-all --run-router=false
   kubectl get nodes,pods,services,endpointslices,networkpolicies,namespaces -A -o json \\
     | kuberouterpy plan -f - --node worker-1 --live
+  kuberouterpy plan --from /var/lib/kuberouterpy/record --at 14:05
 """
 
 
@@ -43,6 +45,8 @@ def _plan(
     files: tuple[str, ...],
     node: str,
     links: tuple[str, ...],
+    recording: str,
+    at: str,
     live: bool,
     exit_code: bool,
     output: str,
@@ -50,7 +54,12 @@ def _plan(
     **flags: Any,
 ) -> int:
     refuse_live_without_files(files, node, links, live, *flags.values())
-    told = plan_of(offline_loop(files, node, links, flags, live=live)) if files else ask(agent_socket, "plan", Plan)
+    if recording:
+        told = plan_of(recorded_loop(recording, at, flags))
+    elif files:
+        told = plan_of(offline_loop(files, node, links, flags, live=live))
+    else:
+        told = ask(agent_socket, "plan", Plan)
     if output == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
     else:

@@ -112,6 +112,8 @@ class Cluster:
             f"--hostname-override={node}",
             f"--gobgp-socket={station.directory}/gobgp.sock",
             f"--agent-socket={station.directory}/agent.sock",
+            f"--record-dir={station.directory}/record",
+            "--record-size=16",
             f"--service-cluster-ip-range={','.join(self.topology.service_cidrs)}",
             *(
                 f"--enable-ipv{version}={str(any(family == version for family in self.topology.families)).lower()}"

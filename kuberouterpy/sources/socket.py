@@ -1,10 +1,13 @@
-"""The agent's own socket: HTTP and JSON on a unix socket that only root can open, read-only.
+"""The agent's own socket: HTTP and JSON on a unix socket that only root can open.
 
-``GET /v1/status``, ``/v1/objects?kind=virtual&kind=real``, ``/v1/plan``, ``/v1/explain?subject=service/default/web``. The
-command line is one client of it; ``curl --unix-socket /run/kuberouterpy/agent.sock http://agent/v1/plan`` is another. What is
-answered is the caller's affair: this module only carries questions and answers, and encodes the answers on its own thread.
+Questions are GET and change nothing: ``GET /v1/status``, ``/v1/objects?kind=virtual&kind=real``, ``/v1/plan``,
+``/v1/explain?subject=service/default/web``. Verbs are POST, few and named in :data:`VERBS`. The command line is one client of
+it; ``curl --unix-socket /run/kuberouterpy/agent.sock http://agent/v1/plan`` is another. What is answered is the caller's
+affair: this module only carries questions and answers, and encodes the answers on its own thread. ``docs/socket.md`` has
+every field.
 
-Errors come as ``{"error": "..."}``: 404 for what is not known, 405 for anything but GET, 503 where the agent is too busy.
+Errors come as ``{"error": "..."}``: 404 for what is not known, 405 for a method that the path does not have, 503 where the
+agent is too busy.
 
 Promises: the folder is made 0700 and the socket 0600; who connects is asked for by the kernel (SO_PEERCRED) besides. A socket
 that a dead agent left is replaced; one that answers is not, and neither is a file that is no socket.
@@ -34,7 +37,10 @@ from kuberouterpy.log import event as log_event
 
 PREFIX: Final = "/v1/"
 """Every path of this version begins so; a change that breaks a client is another version."""
-QUESTIONS: Final = ("status", "objects", "plan", "explain")
+QUESTIONS: Final = ("status", "objects", "plan", "explain", "facts", "version", "logs")
+"""What may be asked."""
+VERBS: Final = ("log-level",)
+"""What may be done."""
 _RETRY_S: Final = 10.0
 """Wait before binding again while another agent holds the socket."""
 _CREDENTIALS: Final = struct.Struct("=iII")
@@ -150,9 +156,19 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 10.0
 
     def do_GET(self) -> None:
+        self._carry(QUESTIONS, VERBS, "POST")
+
+    def do_POST(self) -> None:
+        self._carry(VERBS, QUESTIONS, "GET")
+
+    def _carry(self, mine: Sequence[str], others: Sequence[str], method: str) -> None:
         path, _, query = self.path.partition("?")
-        if not path.startswith(PREFIX) or path.removeprefix(PREFIX) not in QUESTIONS:
-            known = ", ".join(PREFIX + name for name in QUESTIONS)
+        name = path.removeprefix(PREFIX) if path.startswith(PREFIX) else ""
+        if name in others:
+            self._refuse(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} takes {method} only")
+            return
+        if name not in mine:
+            known = ", ".join(PREFIX + one for one in (*QUESTIONS, *VERBS))
             self._refuse(HTTPStatus.NOT_FOUND, f"no such path: {path}; there are {known}")
             return
         try:
@@ -170,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
     def __getattr__(self, name: str) -> object:
         # http.server looks for do_POST, do_PUT, ...: every other method is refused alike.
         if name.startswith("do_"):
-            return lambda: self._refuse(HTTPStatus.METHOD_NOT_ALLOWED, "this socket only answers GET")
+            return lambda: self._refuse(HTTPStatus.METHOD_NOT_ALLOWED, "this socket only takes GET and POST")
         raise AttributeError(name)
 
     def _refuse(self, code: HTTPStatus, reason: str) -> None:
