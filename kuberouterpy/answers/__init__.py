@@ -19,6 +19,7 @@ from kuberouterpy.answers.explained import Explained, Explanations, explain, exp
 from kuberouterpy.answers.planned import ChangeView, Plan, plan
 from kuberouterpy.answers.subjects import KIND_WORDS, UnknownSubject, read_socket
 from kuberouterpy.answers.told import FactTables, facts
+from kuberouterpy.answers.traced import Trace, Traces, trace
 from kuberouterpy.answers.views import NoteView, Objects, RuleView, View, Viewer, notes, objects, summary
 from kuberouterpy.loop import Loop
 
@@ -33,6 +34,8 @@ __all__ = [
     "Objects",
     "Plan",
     "RuleView",
+    "Trace",
+    "Traces",
     "UnknownSubject",
     "View",
     "Viewer",
@@ -45,6 +48,7 @@ __all__ = [
     "plan",
     "read_socket",
     "summary",
+    "trace",
 ]
 
 Words = Mapping[str, Sequence[str]]
@@ -52,10 +56,23 @@ Words = Mapping[str, Sequence[str]]
 QUESTIONS: Final[dict[str, Callable[[Loop, Words, float], object]]] = {
     "objects": lambda loop, words, now: objects(loop, words.get("kind", ()), now=now),
     "plan": lambda loop, words, now: plan(loop),
+    "trace": lambda loop, words, now: trace(
+        loop,
+        _one(words, "source"),
+        _one(words, "destination"),
+        protocol=next(iter(words.get("protocol", ())), ""),
+        family=int(next(iter(words.get("family", ())), "0")),
+    ),
     "explain": lambda loop, words, now: explain(loop, words.get("subject", ()), now=now),
     "facts": lambda loop, words, now: facts(loop),
 }
 """What can be asked. Errors of each: UnknownSubject says what there is instead."""
+
+
+def _one(words: Words, name: str) -> str:
+    if not words.get(name):
+        raise UnknownSubject(f"the question lacks its {name}")
+    return words[name][0]
 
 
 def answer(loop: Loop, question: str, words: Words, *, now: float) -> object:

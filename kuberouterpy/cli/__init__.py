@@ -53,6 +53,9 @@ COMMANDS: Final[dict[str, Lazy]] = {
     "ipvs": Lazy("kuberouterpy.cli.ipvs", "ipvs", "List virtual and real servers with their Services and pods."),
     "plan": Lazy("kuberouterpy.cli.plan", "plan", "Show what would change now, and why."),
     "explain": Lazy("kuberouterpy.cli.explain", "explain", "Say why a thing is there, or why it is not."),
+    "trace": Lazy(
+        "kuberouterpy.cli.trace", "trace", "Follow one packet through services, policy and routes, and back."
+    ),
     "doctor": Lazy("kuberouterpy.cli.doctor", "doctor", "Look what on this host keeps the agent from working."),
     "prepare": Lazy(
         "kuberouterpy.cli.prepare", "prepare", "Load modules and install CNI plugins, before the agent runs."
@@ -110,6 +113,8 @@ Examples:
   {PROGRAM} ipvs list                         virtual servers with their Services
   {PROGRAM} plan -f cluster/ --node worker-1  what it would do, from a folder of YAML
   {PROGRAM} explain service/default/web       why it is there, or why it is not
+  {PROGRAM} trace pod/default/a service/default/web
+  {PROGRAM} doctor                            what on this host is in the way
 """,
 )
 @click.version_option(__version__, "-V", "--version", prog_name=PROGRAM, message="%(prog)s %(version)s")
