@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
-from msgspec.structs import replace
 
 from kuberouterpy import redact
 from kuberouterpy.cluster import KUBERNETES_KINDS, BestPath, Kind, Link, Record, Ref
@@ -33,6 +32,7 @@ GONE: Final = Raw(b"\xc0")
 LONGEST: Final = 1 << 28
 """A longer payload is damage, not a frame."""
 KINDS: Final[dict[str, Kind]] = {kind.__name__: kind for kind in (*KUBERNETES_KINDS, BestPath, Link)}
+"""Facts that are recorded, by name. Passwords are not among them, and never will be."""
 _LEVEL: Final = 1
 """zlib: four fifths of the size is gone at the least cost."""
 
@@ -121,16 +121,14 @@ def frame(body: Step | Snapshot, at: float) -> bytes:
 
 def encode(record: Record) -> Raw:
     """Return a record as bytes, without its secrets."""
-    annotations = getattr(record, "annotations", None)
-    if annotations:
-        record = replace(record, annotations=redact.mapping(annotations))
-    return Raw(_ENCODER.encode(record))
+    return Raw(_ENCODER.encode(redact.record(record)))
 
 
 def snapshot(node: str, version: str, config: object, tables: Mapping[Kind, Iterable[Record]]) -> Snapshot:
-    """Return a snapshot of records by kind."""
-    settings = Raw(_ENCODER.encode(config))
-    return Snapshot(node, version, settings, {kind.__name__: [*map(encode, some)] for kind, some in tables.items()})
+    """Return a snapshot of records by kind; kinds that are not in :data:`KINDS` are passed over."""
+    settings = Raw(_ENCODER.encode(redact.tree(msgspec.to_builtins(config))))
+    known = {kind.__name__: [*map(encode, some)] for kind, some in tables.items() if kind.__name__ in KINDS}
+    return Snapshot(node, version, settings, known)
 
 
 def _checksum(at: float, payload: bytes) -> int:

@@ -20,7 +20,20 @@ from typing import Final, NamedTuple
 from kuberouterpy.cluster import Kind, Record
 from kuberouterpy.dataplane import Op
 from kuberouterpy.log import event as log_event
-from kuberouterpy.record import GONE, Deed, FactChange, Frame, Seen, Step, encode, frame, frames, intact, snapshot
+from kuberouterpy.record import (
+    GONE,
+    KINDS,
+    Deed,
+    FactChange,
+    Frame,
+    Seen,
+    Step,
+    encode,
+    frame,
+    frames,
+    intact,
+    snapshot,
+)
 from kuberouterpy.store import Change, Store
 from kuberouterpy.text import op_line
 
@@ -91,7 +104,7 @@ class Recorder:
 
     def change(self, change: Change) -> None:
         """Take in a changed fact."""
-        if not self.hungry:
+        if not self.hungry and change.kind.__name__ in KINDS:
             self._changes.append(change)
 
     def deed(self, op: Op, owner: str, error: str) -> None:
@@ -113,7 +126,7 @@ class Recorder:
             return
         if self.hungry:
             self._changes = []  # the snapshot has them
-            if self._put(wall, _Facts({kind: tuple(table) for kind, table in store.tables()})):
+            if self._put(wall, _Facts({kind: tuple(store.table(kind)) for kind in KINDS.values()})):
                 self.hungry = False
         if self._changes or self._deeds or self._seen:
             events = _Events(self._changes, self._deeds, self._seen)

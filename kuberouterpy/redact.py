@@ -8,8 +8,13 @@ was there.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Final, TypeVar
+
+from msgspec import Struct, inspect, structs
+
+S = TypeVar("S", bound=Struct)
 
 HIDDEN: Final = "(hidden)"
 
@@ -45,6 +50,56 @@ def is_secret(name: str) -> bool:
 def mapping(values: Mapping[str, str]) -> dict[str, str]:
     """Return annotations or the like without their secrets."""
     return {name: HIDDEN if value and is_secret(name) else text(value) for name, value in values.items()}
+
+
+def record(value: S) -> S:
+    """Return a record with every field hidden that is called a secret, however deep, and its annotations redacted."""
+    if not _bears_secrets(type(value)):
+        return value
+    changed = {name: _field(name, one) for name, one in structs.asdict(value).items()}
+    return structs.replace(value, **changed)
+
+
+def _field(name: str, value: Any) -> Any:
+    match value:
+        case str() if value and is_secret(name):
+            return HIDDEN
+        case dict() if name == "annotations":
+            return mapping(value)
+        case dict():
+            return {key: _field(str(key), one) for key, one in value.items()}
+        case Struct():
+            return record(value)
+        case tuple() if type(value) is tuple:
+            return tuple(_field(name, one) for one in value)
+        case _:
+            return value
+
+
+@lru_cache(maxsize=256)
+def _bears_secrets(kind: type[Struct]) -> bool:
+    """Return whether a kind of record has anything to hide; most have not, and cost nothing then."""
+    return any(
+        is_secret(field.name)
+        or field.name == "annotations"
+        or any(_bears_secrets(inner) for inner in _structs(inspect.type_info(field.type)))
+        for field in structs.fields(kind)
+    )
+
+
+def _structs(info: inspect.Type) -> Iterator[type[Struct]]:
+    match info:
+        case inspect.StructType(cls=cls):
+            yield cls
+        case inspect.VarTupleType(item_type=item):
+            yield from _structs(item)
+        case inspect.DictType(value_type=value):
+            yield from _structs(value)
+        case inspect.UnionType(types=types):
+            for one in types:
+                yield from _structs(one)
+        case _:
+            return
 
 
 def text(value: str) -> str:

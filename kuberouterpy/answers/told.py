@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from kuberouterpy import __version__, redact
 from kuberouterpy.loop import Loop
+from kuberouterpy.record import KINDS
 
 
 class FactTables(Struct, frozen=True):
@@ -23,11 +24,6 @@ class FactTables(Struct, frozen=True):
 
 
 def facts(loop: Loop) -> FactTables:
-    """Return every fact."""
-    tables = {kind.__name__: tuple(map(_shown, table)) for kind, table in loop.store.tables()}
+    """Return every fact of the kinds that a recording holds: passwords are not among them."""
+    tables = {name: tuple(map(redact.record, loop.store.table(kind))) for name, kind in KINDS.items()}
     return FactTables(loop.config.node_name, __version__, tables, redact.tree(msgspec.to_builtins(loop.config)))
-
-
-def _shown(record: Any) -> Any:
-    annotations = getattr(record, "annotations", None)
-    return msgspec.structs.replace(record, annotations=redact.mapping(annotations)) if annotations else record

@@ -112,7 +112,7 @@ def store_of(records: Iterable[Record]) -> Store:
 
 
 def everything(store: Store) -> dict[Kind, dict[Ref, Record]]:
-    return {kind: {one.ref: one for one in table} for kind, table in store.tables()}
+    return {kind: {one.ref: one for one in store.table(kind)} for kind in KINDS.values()}
 
 
 def whole(records: Iterable[Record] = RECORDS) -> Snapshot:
