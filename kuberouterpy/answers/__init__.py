@@ -6,8 +6,8 @@ no second implementation of any answer.
 
 Cost: a question about everything walks everything once (0.3 s for 100,000 objects); nothing is indexed for it.
 
-One module a question: :mod:`.views` (objects), :mod:`.planned`, :mod:`.explained`. A new question is a module and a line in
-:data:`QUESTIONS`.
+One module a question: :mod:`.views` (objects), :mod:`.planned`, :mod:`.explained`, :mod:`.policed` (policies). A new question
+is a module and a line in :data:`QUESTIONS`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Final
 
 from kuberouterpy.answers.explained import Explained, Explanations, explain, explain_one
 from kuberouterpy.answers.planned import ChangeView, Plan, plan
+from kuberouterpy.answers.policed import Connection, PolicyList, connection, list_policies, names
 from kuberouterpy.answers.subjects import KIND_WORDS, UnknownSubject, read_socket
 from kuberouterpy.answers.told import FactTables, facts
 from kuberouterpy.answers.traced import Trace, Traces, trace
@@ -27,12 +28,14 @@ __all__ = [
     "KIND_WORDS",
     "QUESTIONS",
     "ChangeView",
+    "Connection",
     "Explained",
     "Explanations",
     "FactTables",
     "NoteView",
     "Objects",
     "Plan",
+    "PolicyList",
     "RuleView",
     "Trace",
     "Traces",
@@ -40,9 +43,12 @@ __all__ = [
     "View",
     "Viewer",
     "answer",
+    "connection",
     "explain",
     "explain_one",
     "facts",
+    "list_policies",
+    "names",
     "notes",
     "objects",
     "plan",
@@ -65,6 +71,9 @@ QUESTIONS: Final[dict[str, Callable[[Loop, Words, float], object]]] = {
     ),
     "explain": lambda loop, words, now: explain(loop, words.get("subject", ()), now=now),
     "facts": lambda loop, words, now: facts(loop),
+    "policies": lambda loop, words, now: list_policies(loop),
+    "names": lambda loop, words, now: names(loop),
+    "connection": lambda loop, words, now: connection(loop, *(_one(words, name) for name in ("from", "to", "port"))),
 }
 """What can be asked. Errors of each: UnknownSubject says what there is instead."""
 

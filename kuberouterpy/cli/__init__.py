@@ -65,6 +65,7 @@ COMMANDS: Final[dict[str, Lazy]] = {
     "log-level": Lazy(
         "kuberouterpy.cli.log_level", "log_level", "Show how much the agent logs, or change it for a while."
     ),
+    "policy": Lazy("kuberouterpy.cli.policy", "policy", "List policies, explain a connection, watch what is denied."),
     "lab": Lazy("kuberouterpy.cli.lab", "lab", "Boot a whole cluster here, to try things out."),
 }
 
@@ -115,6 +116,7 @@ Examples:
   {PROGRAM} explain service/default/web       why it is there, or why it is not
   {PROGRAM} trace pod/default/a service/default/web
   {PROGRAM} doctor                            what on this host is in the way
+  {PROGRAM} policy explain --from a/x --to b/y --port 80/tcp
 """,
 )
 @click.version_option(__version__, "-V", "--version", prog_name=PROGRAM, message="%(prog)s %(version)s")
