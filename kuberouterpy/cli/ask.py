@@ -145,8 +145,8 @@ def offline_command(name: str, callback: Callable[..., int], **settings: Any) ->
     )
 
 
-def offline_options(command: F) -> F:
-    """Add what says which YAML, which node and which kernel."""
+def yaml_options(command: F) -> F:
+    """Add what says which YAML and which node."""
     options = [
         click.option(
             "-f", "--filename", "files", multiple=True, metavar="PATH", help="File or folder of YAML; - reads stdin."
@@ -161,6 +161,15 @@ def offline_options(command: F) -> F:
             metavar="NAME=ADDRESS/LEN,...",
             help="With -f: a link of that node; else its addresses are taken to be on eth0, /24 and /64.",
         ),
+    ]
+    for one in reversed(options):
+        command = one(command)
+    return command
+
+
+def offline_options(command: F) -> F:
+    """Add what says which YAML and which node, or which recording and when."""
+    options = [
         click.option(
             "--from",
             "recording",
@@ -174,7 +183,7 @@ def offline_options(command: F) -> F:
     ]
     for one in reversed(options):
         command = one(command)
-    return command
+    return yaml_options(command)
 
 
 def offline_loop(

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from kuberouterpy.answers import Connection, PolicyList, connection, list_policies
 from kuberouterpy.answers.policed import Answer, PolicyView, walked
 from kuberouterpy.cli import ExitCode, table
-from kuberouterpy.cli.ask import ask, offline_command, offline_loop, offline_options, socket_option
+from kuberouterpy.cli.ask import ask, offline_command, offline_loop, socket_option, yaml_options
 from kuberouterpy.drivers.policy_counters import Counts
 
 _FORM: Final = ["table", "json"]
@@ -48,7 +48,7 @@ def _json(told: object) -> None:
 # --- list -------------------------------------------------------------------------------------------------------------
 
 
-@offline_options
+@yaml_options
 @click.option(
     "-o", "--output", type=click.Choice([*_FORM, "wide"]), default="table", show_default=True, help="wide: counters."
 )
@@ -138,7 +138,7 @@ policy.add_command(
 @click.option("--to", "destination", required=True, metavar="END", help="Who is meant: the same; not a VIP.")
 @click.option("--port", required=True, metavar="N/PROTO", help="80/tcp, 53/udp, 9003/sctp, or icmp.")
 @click.option("--exit-code", is_flag=True, help="Exit with 5 where it is denied.")
-@offline_options
+@yaml_options
 @click.option("-o", "--output", type=click.Choice(_FORM), default="table", show_default=True, help="Form.")
 @socket_option
 def _explain(

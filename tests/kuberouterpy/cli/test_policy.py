@@ -198,10 +198,11 @@ def _matters(one: Object) -> bool:
     match one:
         case Entry(key=EntryKey(name, member)):
             return member == "10.1.0.0/16" or (member == "10.1.0.5" and name == "kube-router-local-pods")
-        case Jump(key=JumpKey(family=Family.IPV4, parent="FORWARD")):
+        case Jump(key=JumpKey(family=Family.IPV4, chain="KUBE-ROUTER-FORWARD")):
             return True
-        case Chain(key=ChainKey(family=Family.IPV4), rules=rules):
-            return any("default/web" in rule.reason and "cnp" not in rule.reason for rule in rules)
+        case Chain(key=ChainKey(family=Family.IPV4, name=name), rules=rules):
+            about = {"TO-PODS": "default/web", "NWPLCY": "default/web ingress", "POD-FW": "ingress of default/web"}
+            return any(part in name and any(text in rule.reason for rule in rules) for part, text in about.items())
         case _:
             return False
 
