@@ -61,6 +61,7 @@ COMMANDS: Final[dict[str, Lazy]] = {
         "kuberouterpy.cli.prepare", "prepare", "Load modules and install CNI plugins, before the agent runs."
     ),
     "cleanup": Lazy("kuberouterpy.cli.cleanup", "cleanup", "Remove what the agent programmed here, and nothing else."),
+    "sysdump": Lazy("kuberouterpy.cli.sysdump", "sysdump", "Write one archive for whoever is to help, secrets hidden."),
     "record": Lazy("kuberouterpy.cli.record", "record", "Read the flight recorder: what the agent knew and did."),
     "log-level": Lazy(
         "kuberouterpy.cli.log_level", "log_level", "Show how much the agent logs, or change it for a while."

@@ -66,6 +66,14 @@ def ask(path: str, question: str, answer: type[T], **words: Sequence[str]) -> T:
     return _call(path, "GET", question, answer, words)
 
 
+def raw(path: str, question: str) -> bytes:
+    """Return the agent's answer to a question as it came. Errors: as of :func:`ask`."""
+    status, body = _request(path, "GET", f"/v1/{question}")
+    if status != http.HTTPStatus.OK:
+        raise _refusal(path, status, body)
+    return body
+
+
 def act(path: str, verb: str, answer: type[T], **words: Sequence[str]) -> T:
     """Return the agent's answer to something it is to do. Errors: as of :func:`ask`."""
     return _call(path, "POST", verb, answer, words)

@@ -24,6 +24,10 @@ ANSWERS: dict[str, tuple[str, type[Struct]]] = {
     "objects": ("every object, wanted or there; `kind=virtual` (repeated) narrows", answers.Objects),
     "plan": ("what would be done now", answers.Plan),
     "explain": ("why things are there, or not; `subject=service/default/web` (repeated)", answers.Explanations),
+    "trace": (
+        "where a packet goes, and the answer; `source=...&destination=...&protocol=tcp&family=4`",
+        answers.Traces,
+    ),
     "facts": ("everything the agent was told, secrets hidden", answers.FactTables),
     "version": ("who answers; never waits for the loop", Version),
     "logs": ("the last 2,000 log lines, secrets hidden; never waits for the loop", Logs),
@@ -85,6 +89,9 @@ def _structs(info: msgspec.inspect.Type) -> Iterator[type[Struct]]:
             yield from _structs(item)
         case msgspec.inspect.DictType(value_type=value):
             yield from _structs(value)
+        case msgspec.inspect.UnionType(types=types):
+            for one in types:
+                yield from _structs(one)
         case _:
             return
 
