@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import signal
 import subprocess
@@ -12,9 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
+from uuid import uuid4
 
 from kuberouterpy import __version__, answers, health
 from kuberouterpy.answers.own import OWN
+from kuberouterpy.balancer.allocator import Allocator
 from kuberouterpy.cluster import (
     ClusterNetworkPolicy,
     Event,
@@ -57,6 +60,7 @@ from kuberouterpy.sources.kubernetes import KubernetesSource, kinds
 from kuberouterpy.sources.netlink import NetlinkSource
 from kuberouterpy.sources.passwords import PasswordSource
 from kuberouterpy.sources.socket import SocketSource
+from kuberouterpy.sources.transport import Transport
 from kuberouterpy.status import Status
 from kuberouterpy.wiring import controllers, is_ours
 
@@ -109,6 +113,7 @@ class Agent:
         chosen = tuple(controllers(config))
         self.source = KubernetesSource(config, self._put)
         self.events = EventRecorder(self.source.transport, config.node_name)
+        self.allocator = _allocator(config, self.source.transport, self.events) if config.run_loadbalancer else None
         self.reporter = NodeReporter(self.source.transport, config.node_name, self.events.record)
         self._neighbors: Callable[[], tuple[NeighborState, ...]] = lambda: ()
         self.recorder = self._make_recorder()
@@ -176,6 +181,8 @@ class Agent:
 
     def _put(self, message: Event | LaneResult) -> None:
         self.loop.put(message)
+        if self.allocator is not None and not isinstance(message, LaneResult):
+            self.allocator.put(message)
 
     def _answer(self, question: str, words: Mapping[str, Sequence[str]]) -> object:
         """Answer what a person asks, on the loop's thread. Errors: TimeoutError where the loop is too busy."""
@@ -222,6 +229,8 @@ class Agent:
 
     def _make_sources(self) -> Iterator[Source]:
         config = self._config
+        if self.allocator is not None:
+            yield self.allocator
         yield self.source
         yield NetlinkSource(self._put)
         if config.run_router:
@@ -258,6 +267,8 @@ class Agent:
     def _drivers(self, chosen: tuple[Controller, ...]) -> Iterator[Programmed]:
         config = self._config
         names = {controller.name for controller in chosen}
+        if not names:
+            return  # the allocator alone needs nothing of this host
         # Beside our socket: a tmpfs, forgotten at a reboot as the settings are.
         memory = Path(config.agent_socket).with_name("sysctls.json") if config.agent_socket else None
         yield Programmed(SysctlDriver(Path(config.sysctl_root), memory=memory), period_s=config.iptables_sync_period_s)
@@ -288,6 +299,15 @@ _CONCERNED: Final[dict[tuple[str, str], Kind]] = {
     ("firewall", "cnp"): ClusterNetworkPolicy,
 }
 """Whom a note of an owner concerns; every other owner's concern this node."""
+
+
+def _allocator(config: Config, api: Transport, events: EventRecorder) -> Allocator:
+    """Return the allocator of this process; its Leases are in the pod's own namespace."""
+    own = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+    namespace = os.environ.get("POD_NAMESPACE") or (own.read_text().strip() if own.exists() else "kube-system")
+    # Unlike a former life's, which may still think that it leads.
+    identity = f"{os.environ.get('POD_NAME') or config.node_name}_{uuid4()}"
+    return Allocator(api, config, namespace=namespace, identity=identity, record=events.record)
 
 
 def _concerned(owner: Owner, node: str) -> tuple[Kind, Ref]:

@@ -36,6 +36,7 @@ from kuberouterpy.dataplane import (
     VirtualServerKey,
 )
 from kuberouterpy.drivers import Driver, command
+from kuberouterpy.drivers.fou import FouDriver
 from kuberouterpy.drivers.gobgp import GobgpDriver
 from kuberouterpy.drivers.ipset import IpsetDriver
 from kuberouterpy.drivers.iptables import IptablesDriver
@@ -156,6 +157,7 @@ def _drivers(config: Config, *, bridge: bool) -> Iterator[tuple[str, Driver]]:
     if bridge:
         links.expect((Link(LinkKey(BRIDGE_LINK), "bridge"),))
     yield "links", links
+    yield "fou", FouDriver()
     yield from _iptables()
     yield "ipset", IpsetDriver()
 

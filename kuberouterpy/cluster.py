@@ -96,6 +96,14 @@ class Service(Struct, frozen=True):
     """spec.healthCheckNodePort; 0: none."""
     source_ranges: tuple[str, ...] = ()
     """spec.loadBalancerSourceRanges."""
+    load_balancer_class: str = ""
+    """spec.loadBalancerClass; empty: none."""
+    load_balancer_ip: str = ""
+    """spec.loadBalancerIP as written; empty: none."""
+    require_dual_stack: bool = False
+    """spec.ipFamilyPolicy is RequireDualStack."""
+    deleting: bool = False
+    """Has a deletionTimestamp."""
     proxy_name: str | None = None
     """Label service.kubernetes.io/service-proxy-name; ``None``: absent."""
     headless_label: bool = False

@@ -218,8 +218,10 @@ def _contradictions(config: Config) -> Iterator[str]:
     """Yield what is wrong between settings, or out of the range that a standard gives."""
     if not config.families:
         yield "--enable-ipv4=false --enable-ipv6=false leave no address family; enable one"
-    if not (config.run_service_proxy or config.run_router or config.run_firewall):
-        yield "nothing is to run; give --run-service-proxy, --run-router or --run-firewall"
+    if not (config.run_service_proxy or config.run_router or config.run_firewall or config.run_loadbalancer):
+        yield "nothing is to run; give --run-service-proxy, --run-router, --run-firewall or --run-loadbalancer"
+    if config.run_loadbalancer and not config.loadbalancer_ip_range:
+        yield "--run-loadbalancer has no addresses to give; set --loadbalancer-ip-range"
     for family in (IPV4, IPV6):
         ranges = config.cluster_ip_ranges(family)
         if len(ranges) > 1:
@@ -231,7 +233,13 @@ def _contradictions(config: Config) -> Iterator[str]:
     yield from _seconds(
         "bgp-graceful-restart-deferral-time", config.bgp_graceful_restart_deferral_time_s, *_DEFERRAL_TIME_S
     )
-    for name in ("ipvs-sync-period", "iptables-sync-period", "routes-sync-period", "injected-routes-sync-period"):
+    for name in (
+        "ipvs-sync-period",
+        "iptables-sync-period",
+        "routes-sync-period",
+        "injected-routes-sync-period",
+        "loadbalancer-sync-period",
+    ):
         period_s = getattr(config, BY_NAME[name].field)
         if period_s < 1:
             yield f"--{name} {duration_text(period_s)} is too short; give at least 1s"

@@ -242,7 +242,6 @@ NUMBER: Final = Form("NUMBER", whole(0, 2**31 - 1))
 
 _G, _P, _R, _F, _L = Section.GENERAL, Section.PROXY, Section.ROUTING, Section.FIREWALL, Section.BALANCER
 
-_NO_ALLOCATOR: Final = "the LoadBalancer allocator is not built yet"
 _NO_BFD: Final = "BFD is not built yet"
 _GOBGP_SOCKET: Final = "the GoBGP sidecar is reached through the unix socket of --gobgp-socket only"
 
@@ -251,7 +250,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("run-service-proxy", BOOL, _G, "Program IPVS for Services"),
     Flag("run-router", BOOL, _G, "Announce and learn routes by BGP"),
     Flag("run-firewall", BOOL, _G, "Enforce NetworkPolicies"),
-    Flag("run-loadbalancer", BOOL, _G, "Give addresses to Services of type LoadBalancer", _NO_ALLOCATOR),
+    Flag("run-loadbalancer", BOOL, _G, "Give addresses to Services of type LoadBalancer"),
     Flag("enable-ipv4", BOOL, _G, "Serve IPv4"),
     Flag("enable-ipv6", BOOL, _G, "Serve IPv6"),
     Flag("hostname-override", TEXT, _G, "Name of this node; else the environment's NODE_NAME, else the host's name"),
@@ -442,8 +441,8 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("use-nftables-for-netpol", BOOL, _F, "nftables backend", "iptables (legacy or nft variant) enforces policies"),
     # LoadBalancer allocator
     Flag("loadbalancer-ip-range", PREFIXES, _L, "Ranges of load-balancer IPs that may be served"),
-    Flag("loadbalancer-default-class", BOOL, _L, "Serve Services without a class", _NO_ALLOCATOR),
-    Flag("loadbalancer-sync-period", DURATION, _L, "How often to look for Services without address", _NO_ALLOCATOR),
+    Flag("loadbalancer-default-class", BOOL, _L, "Serve Services without a class"),
+    Flag("loadbalancer-sync-period", DURATION, _L, "How often to look for Services without address"),
 )
 
 BY_NAME: Final = {flag.name: flag for flag in FLAGS}

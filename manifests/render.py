@@ -39,7 +39,9 @@ _FLAG_FORMS: Final = {
     "BOOL": {"enum": ["true", "false"]},
     "DURATION": {"pattern": r"^(0|([0-9.]+(ns|us|µs|ms|s|m|h))+)$"},
 }
-_ELSEWHERE: Final = frozenset({"run-service-proxy", "run-router", "run-firewall", "gobgp-socket", "sysctl-root"})
+_ELSEWHERE: Final = frozenset(
+    {"run-service-proxy", "run-router", "run-firewall", "run-loadbalancer", "gobgp-socket", "sysctl-root"}
+)
 """Flags that the chart itself gives."""
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _WHY: Final = {
     "sysctl": "put back as the agent found it",
     "link": "its name is ours",
+    "fou": "a tunnel of ours sends to it",
     "address": "it is on our link",
     "set": "its name is ours",
     "entry": "its set's name is ours",

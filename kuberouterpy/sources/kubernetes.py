@@ -49,6 +49,8 @@ def kinds(config: Config) -> tuple[Kind, ...]:
     wanted: set[Kind] = {Node}
     if config.run_service_proxy or config.run_router:
         wanted |= {Service, EndpointSlice}
+    if config.run_loadbalancer:
+        wanted |= {Service}
     if config.run_firewall:
         wanted |= {Pod, Namespace, NetworkPolicy, ClusterNetworkPolicy}
     return tuple(kind for kind in RESOURCES if kind in wanted)

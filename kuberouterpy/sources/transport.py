@@ -115,6 +115,15 @@ class Transport:
         """Change an object."""
         return self._whole(_Request("PATCH", path, None, json.dumps(body).encode(), content_type))
 
+    def put(self, path: str, body: object) -> Reply:
+        """Replace an object; one with a resourceVersion only in that version."""
+        return self._whole(_Request("PUT", path, None, json.dumps(body).encode(), "application/json"))
+
+    def delete(self, path: str, body: object | None = None) -> Reply:
+        """Delete an object; ``body`` has the options, as preconditions."""
+        data = None if body is None else json.dumps(body).encode()
+        return self._whole(_Request("DELETE", path, None, data, "application/json" if data else ""))
+
     @contextmanager
     def stream_lines(self, path: str, query: Query, *, read_s: float) -> Iterator[Lines]:
         """Yield an open watch; ``read_s`` of silence end it with SourceError."""

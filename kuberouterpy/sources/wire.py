@@ -116,6 +116,9 @@ class ServiceSpec(Wire):
     session_affinity_config: AffinityConfig | None = None
     health_check_node_port: int | None = None
     load_balancer_source_ranges: list[str] | None = None
+    load_balancer_class: str | None = None
+    load_balancer_ip: str | None = field(default=None, name="loadBalancerIP")
+    ip_family_policy: str | None = None
 
 
 class Ingress(Wire):

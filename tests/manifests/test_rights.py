@@ -18,20 +18,24 @@ import pytest
 import yaml
 
 from kuberouterpy import cluster
+from kuberouterpy.balancer.allocator import Allocator
 from kuberouterpy.cluster import Ref, Replace, Service
 from kuberouterpy.config import Config, parse
 from kuberouterpy.lab.api import config as api_config
 from kuberouterpy.lab.api.__main__ import write_kubeconfig
 from kuberouterpy.lab.api.authorizer import ACCOUNT
 from kuberouterpy.lab.api.server import ApiServer
-from kuberouterpy.lab.client import NODES, ApiError, Client, Resource
+from kuberouterpy.lab.client import NODES, SERVICES, ApiError, Client, Resource
 from kuberouterpy.sources.conditions import NodeReporter
+from kuberouterpy.sources.decode import decode
 from kuberouterpy.sources.events import EventRecorder, Occurrence
 from kuberouterpy.sources.kubernetes import KubernetesSource, kinds
+from kuberouterpy.sources.transport import Transport
 from kuberouterpy.status import Status
 from manifests import render
 from tests.documents import ROOT
 
+BALANCER = "all with the allocator"
 USER = f"{ACCOUNT}kube-system:kuberouterpy"
 Right = tuple[str, str, str]
 """API group, resource, verb."""
@@ -58,7 +62,9 @@ class Judged:
         self.admin = Client(self.server.url)
         # The kind that a cluster need not have is asked for where it has it.
         self.admin.create(_DEFINITIONS, yaml.safe_load((ROOT / "tests/clusternetworkpolicies.yaml").read_text()))
-        self.objects = [one for one in yaml.safe_load_all(render.plain(variant)) if one["kind"] in _RESOURCES]
+        texts = [render.template(name, _values(variant)) for name in (*render.BASE, *render.FEATURES)]
+        objects = [one for text in texts for one in yaml.safe_load_all(text)]
+        self.objects = [one for one in objects if one["kind"] in _RESOURCES]
         for one in self.objects:
             self.admin.create(_RESOURCES[one["kind"]], one)
         write_kubeconfig(self.kubeconfig, self.server.url, token=USER)
@@ -92,13 +98,23 @@ class Judged:
         self.server.stop()
 
 
+def _values(variant: str) -> dict[str, Any]:
+    """Return the chart's values of a variant; of the one with the allocator, which needs a range of the user's."""
+    if variant != BALANCER:
+        return render.values(variant)
+    found = render.values()
+    found["features"]["loadbalancer"] = True
+    found["flags"]["loadbalancer-ip-range"] = "198.51.100.0/30"
+    return found
+
+
 def _arguments(variant: str) -> list[str]:
-    pod = yaml.safe_load(render.template("daemonset", render.values(variant)))["spec"]["template"]["spec"]
+    pod = yaml.safe_load(render.template("daemonset", _values(variant)))["spec"]["template"]["spec"]
     arguments: list[str] = next(one for one in pod["containers"] if one["name"] == "agent")["args"]
     return arguments[1:]
 
 
-@pytest.fixture(params=render.VARIANTS)
+@pytest.fixture(params=[*render.VARIANTS, BALANCER])
 def judged(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Judged]:
     here = Judged(tmp_path, request.param)
     yield here
@@ -127,6 +143,32 @@ class Watched:
             assert self._changed.wait_for(lambda: self._listed >= wanted, 20), wanted - self._listed
 
 
+def allocate(judged: Judged, api: Transport) -> None:
+    """Let an allocator give an address and take it back, twice: from a Service that changes its type, and one that goes."""
+    clock = itertools.count(step=100)
+    for name in ("lives", "goes"):
+        spec = {"type": "LoadBalancer", "ports": [{"port": 80}]}
+        judged.admin.create(SERVICES, {"metadata": {"name": name, "namespace": "default"}, "spec": spec})
+    allocator = Allocator(api, judged.config, namespace="kube-system", identity="one", clock=lambda: float(next(clock)))
+
+    def settled(addresses: int) -> None:
+        for _ in range(8):
+            items, _ = judged.admin.list(SERVICES)
+            records = (decode(Service, json.dumps(item).encode()).record for item in items)
+            allocator.put(Replace(Service, tuple(one for one in records if one is not None)))
+            allocator.turn()
+        shown = [
+            one for item in judged.admin.list(SERVICES)[0] for one in item["status"]["loadBalancer"].get("ingress", ())
+        ]
+        assert len(shown) == addresses
+
+    settled(2)
+    change = {"spec": {"type": "ClusterIP", "allocateLoadBalancerNodePorts": None}}
+    judged.admin.patch(SERVICES, "default", "lives", change)
+    judged.admin.delete(SERVICES, "default", "goes")
+    settled(0)
+
+
 def test_the_agent_asks_for_what_its_role_gives_and_for_nothing_else(judged: Judged) -> None:
     watched = Watched(judged.config)
     watched.source.start()
@@ -139,6 +181,8 @@ def test_the_agent_asks_for_what_its_role_gives_and_for_nothing_else(judged: Jud
         judged.admin.create(NODES, {"metadata": {"name": "node-1"}})
         watched.reporter.see(Status("node-1", "", settled=True, network_up=True))
         assert watched.reporter.write()
+    if judged.config.run_loadbalancer:
+        allocate(judged, watched.source.transport)
     wanted = judged.given()
     deadline = threading.Event()
     for _ in range(200):
