@@ -57,12 +57,10 @@ def template(name: str, values: dict[str, Any]) -> str:
 
 
 def values(variant: str = "all") -> dict[str, Any]:
-    """Return the chart's default values with the features of a variant; a flag of a feature that is off is left out."""
+    """Return the chart's default values with the features of a variant."""
     found: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
     if variant != "all":
         found["features"] = {name: name == variant for name in found["features"]}
-    if not found["features"]["router"]:
-        found["flags"] = {name: value for name, value in found["flags"].items() if not name.startswith("bgp-")}
     return found
 
 

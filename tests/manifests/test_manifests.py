@@ -65,10 +65,7 @@ def test_kustomize_builds_what_the_plain_manifest_has(variant: str) -> None:
 def test_helm_renders_what_the_plain_manifest_has(variant: str, tmp_path: Path) -> None:
     """Helm itself, where it is installed; elsewhere the chart is evaluated by manifests/gotemplate.py alone."""
     values = tmp_path / "values.yaml"
-    # null takes a default away: a merge would keep it.
-    given = render.values(variant)
-    given["flags"] = {**dict.fromkeys(render.values()["flags"]), **given["flags"]}
-    values.write_text(yaml.safe_dump(given))
+    values.write_text(yaml.safe_dump(render.values(variant)))
     words = [tool("helm"), "template", "x", str(ROOT / "chart"), "--namespace=kube-system", "--kube-version=1.32.0"]
     done = subprocess.run([*words, f"--values={values}"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -80,11 +77,14 @@ def test_the_chart_names_the_api_server_where_it_is_told() -> None:
     assert render.template("apiserver", values).strip() == ""
     values["apiServer"] = {"host": "2001:db8::1", "port": 6443}
     values["image"] |= {"pullSecrets": ["mine"], "tag": "9"}
+    values["flags"] = {"peer-router-ips": "192.0.2.1,2001:db8::1", "advertise-cluster-ip": "true"}
     made = yaml.safe_load(render.template("apiserver", values))
     assert made["data"] == {"KUBERNETES_SERVICE_HOST": "2001:db8::1", "KUBERNETES_SERVICE_PORT": "6443"}
     pod = yaml.safe_load(render.template("daemonset", values))["spec"]["template"]["spec"]
     assert pod["imagePullSecrets"] == [{"name": "mine"}]
     assert {one["image"] for one in pod["containers"]} == {"kuberouterpy:9"}
+    arguments = next(one for one in pod["containers"] if one["name"] == "agent")["args"]
+    assert arguments[-2:] == ["--advertise-cluster-ip=true", "--peer-router-ips=192.0.2.1,2001:db8::1"]
     reference = next(one for one in pod["containers"] if one["name"] == "agent")["envFrom"][0]["configMapRef"]
     assert reference == {"name": made["metadata"]["name"], "optional": True}
 
@@ -114,7 +114,7 @@ def test_the_agent_understands_the_arguments_of_its_container(variant: str) -> N
         "router": config.run_router,
         "firewall": config.run_firewall,
     }
-    assert config.bgp_graceful_restart is config.run_router
+    assert config.bgp_graceful_restart  # a rolling update must not withdraw routes
 
 
 @VARIANTS
