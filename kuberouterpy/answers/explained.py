@@ -15,8 +15,10 @@ from kuberouterpy.answers.subjects import FACTS, Subject, UnknownSubject
 from kuberouterpy.answers.views import NoteView, View, Viewer, in_order, notes
 from kuberouterpy.dataplane import (
     KINDS,
+    Chain,
     ChainKey,
     EntryKey,
+    Jump,
     Key,
     NeighborKey,
     Object,
@@ -69,7 +71,7 @@ def explain_one(loop: Loop, subject: str, *, now: float) -> Explained:
     asked = Subject(subject)
     owners = _owners(loop, asked)
     # Notes of an owner are all told; of others those that name the subject, or stand for what it is.
-    keys = {key for key in loop.tracker.known() if asked.names(key)}
+    keys = {key for key in loop.tracker.known() if asked.names(key)} | _of_rule(loop, asked.rule)
     for owner in owners:
         keys.update(value.key for value in wanted_by(loop, owner))
     if asked.kind == "pod" and (pod := loop.store.pods.get(asked.ref)) and not pod.host_network:
@@ -89,6 +91,20 @@ def explain_one(loop: Loop, subject: str, *, now: float) -> Explained:
         tuple(told),
         max(0, len(ordered) - MOST),
     )
+
+
+def _of_rule(loop: Loop, rule: str) -> set[Key]:
+    """Return the chain or jump that holds a rule by its id, which stands in the rule's comment."""
+    found: set[Key] = set()
+    for value in loop.tracker.wanted_of((Chain, Jump)) if rule else ():
+        match value:
+            case Chain(key=key, rules=rules) if any(one.id == rule for one in rules):
+                found.add(key)
+            case Jump(key=key, rule=one) if one.id == rule:
+                found.add(key)
+            case _:
+                pass
+    return found
 
 
 def _is_host(key: Key) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address, ip_network
 from typing import Final
 
@@ -23,7 +24,7 @@ from kuberouterpy.dataplane import (
     VirtualServerKey,
 )
 from kuberouterpy.errors import KubeRouterError
-from kuberouterpy.text import name_of
+from kuberouterpy.text import kind_of, name_of
 
 FACTS: Final[dict[str, Kind]] = {"service": Service, "pod": Pod, "policy": NetworkPolicy, "node": Node}
 ALIASES: Final = {
@@ -57,6 +58,10 @@ class UnknownSubject(KubeRouterError):
     """Nothing is known of what was asked for."""
 
 
+_RULE_ID: Final = re.compile(r"(?:kr:)?([A-Z2-7]{8})")
+"""As a rule's comment begins."""
+
+
 class Subject:
     """What a person asked for, read once."""
 
@@ -66,6 +71,10 @@ class Subject:
         word = ALIASES.get(word.lower(), word.lower())
         self.kind = word if slash and (word in FACTS or word in KEYS_NAMED or word == "address") else ""
         self.name = rest if self.kind else self.text
+        if self.name.startswith(("net.", "kernel.")) and "/" not in self.name:  # as sysctl(8) prints it
+            self.name = self.name.replace(".", "/")
+        found = _RULE_ID.fullmatch(self.name)
+        self.rule = found[1] if found else ""
         self.address, self.port, self.protocol = read_socket(self.name)
         self.prefix = _prefix_of(self.name)
 
@@ -85,7 +94,7 @@ class Subject:
             return False
         if self.address:
             return self._holds(key)
-        if self.name == name_of(key):
+        if self.name == name_of(key) or self.text == f"{kind_of(key)} {name_of(key)}":
             return True
         match key:
             case ChainKey(name=name) | SetKey(name=name) | LinkKey(name=name):

@@ -30,6 +30,8 @@ _WORDS: Final = {
     "differs": ("DIFFERS", "yellow"),
     "extra": ("EXTRA", "red"),
 }
+_PASTED: Final = frozenset({"virtual", "real", "entry", "jump", "flows", "health", "cni", "speaker"})
+"""Kinds of objects whose names have several words."""
 _EXAMPLES: Final = """\b
 Examples:
   kuberouterpy explain service/default/web
@@ -37,6 +39,8 @@ Examples:
   kuberouterpy explain tcp/[fd00:10:96::a]:80 10.1.2.3
   kuberouterpy explain neighbor 10.0.0.9
   kuberouterpy explain KUBE-ROUTER-FORWARD
+  kuberouterpy explain net.ipv4.ip_forward
+  kuberouterpy explain real tcp 10.96.0.10:80 '->' 10.1.2.3:8080
   kuberouterpy explain pod/default/web-1 -f cluster/ --node worker-1
   kuberouterpy explain service/default/web --from node-1.rec --at 10m
 """
@@ -80,11 +84,16 @@ def _explain(
 
 
 def joined(words: Sequence[str]) -> list[str]:
-    """Return subjects with a kind before them joined: ``neighbor 10.0.0.9`` is ``neighbor/10.0.0.9``."""
+    """Return subjects with a kind before them joined: ``neighbor 10.0.0.9`` is ``neighbor/10.0.0.9``.
+
+    An object as ``plan`` prints it takes all the words there are: ``real tcp 10.96.0.10:80 -> 10.1.2.3:8080``.
+    """
     found: list[str] = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
+        if word in _PASTED and rest:
+            return [*found, " ".join((word, *rest))]
         found.append(f"{word}/{rest.pop(0)}" if word.lower() in KIND_WORDS and rest else word)
     return found
 
@@ -133,7 +142,8 @@ explain = offline_command(
     help="""Say who wants a thing, what stands of it, what went wrong with it, and why what is absent is absent.
 
     SUBJECT is a virtual server (10.96.0.10:80, udp/[fd00::a]:53), an address, a prefix, service/NAMESPACE/NAME, pod/...,
-    policy/..., node/NAME, neighbor/ADDRESS, a chain, a set, or an owner as `plan` prints it. With -f it is answered from YAML.
+    policy/..., node/NAME, neighbor/ADDRESS, a chain, a rule's id (kr:ABCDEFGH in its comment), a set, a link, a setting, an
+    object or an owner as `plan` prints it. With -f it is answered from YAML.
     """,
     epilog=_EXAMPLES,
 )

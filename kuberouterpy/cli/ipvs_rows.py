@@ -149,6 +149,8 @@ def _real(one: Real, known: Known, *, foreign: bool) -> RealRow:
     note = (
         "" if view is None or view.state in {"ok", "missing"} else f"{view.state}: wanted {view.wanted or 'by nobody'}"
     )
+    if view is not None and not note and f"weight {one.weight} " not in f"{view.wanted} ":
+        note = f"changed by another hand: wanted {view.wanted}"
     if known and view is None and not foreign:
         note = "not the agent's"
     return RealRow(

@@ -180,6 +180,13 @@ def mtu(seen: Readings) -> Iterator[Finding]:
         if link.mtu > room:
             text = f"{link.name} has MTU {link.mtu}, but {uplink.name} leaves {room}: large packets are lost"
             yield _fail("mtu", text, f"ip link set {link.name} mtu {room}, or raise the MTU of {uplink.name}")
+    pods = [link for link in seen.links if link.kind == "veth" and link is not uplink and not link.addresses]
+    wide = [link for link in pods if link.mtu > uplink.mtu]
+    if wide:
+        text = (
+            f"{len(wide)} pods may send {max(link.mtu for link in wide)} bytes, but {uplink.name} carries {uplink.mtu}"
+        )
+        yield _fail("mtu", f"{text}: large packets are lost", f"raise the MTU of {uplink.name}, or restart these pods")
     limit = min((link.mtu for link in tunnels), default=uplink.mtu)
     if bridge is not None and bridge.mtu > min(limit, uplink.mtu):
         narrow = f"{uplink.name} carries" if uplink.mtu <= limit else "the tunnels carry"

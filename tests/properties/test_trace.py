@@ -51,8 +51,8 @@ def placed(pod: Pod) -> Pod:
     )
 
 
-def world(records: tuple[Record, ...]) -> tuple[offline.PlanningLoop, list[Pod], Oracle]:
-    """Return a loop over the facts, with a Service that every living pod serves; the pods; the judge."""
+def facts_of(records: tuple[Record, ...]) -> tuple[offline.Facts, list[Pod], Oracle]:
+    """Return the facts with three nodes and a Service that every living pod serves; the pods; the judge."""
     pods = [placed(one) for one in records if isinstance(one, Pod)]
     living = [pod for pod in pods if not pod.finished and not pod.host_network]
     spaces = [one for one in records if isinstance(one, Namespace)]
@@ -73,9 +73,15 @@ def world(records: tuple[Record, ...]) -> tuple[offline.PlanningLoop, list[Pod],
         "node-0",
         {Node: NODES, Pod: pods, Namespace: spaces, NetworkPolicy: policies, Service: [service], EndpointSlice: slices},
     )
+    return facts, living, Oracle(pods, spaces, policies)
+
+
+def world(records: tuple[Record, ...]) -> tuple[offline.PlanningLoop, list[Pod], Oracle]:
+    """Return a loop over the facts, the pods, the judge."""
+    facts, living, oracle = facts_of(records)
     config = Config(node_name="node-0", enable_ipv6=True, service_cluster_ip_range=("10.96.0.0/12", "fd00:96::/112"))
     loop = offline.build(config, facts, offline.links_of(facts))
-    return loop, living, Oracle(pods, spaces, policies)
+    return loop, living, oracle
 
 
 @settings(max_examples=60, deadline=None)

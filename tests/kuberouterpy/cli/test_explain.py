@@ -10,9 +10,10 @@ import pytest
 from kuberouterpy import answers
 from kuberouterpy.cli import main
 from kuberouterpy.cli.explain import joined, lines
-from kuberouterpy.dataplane import RealServerKey
+from kuberouterpy.dataplane import Chain, RealServerKey
 from kuberouterpy.drivers import fake
 from kuberouterpy.loop import Loop
+from kuberouterpy.text import kind_of, name_of
 from tests.kuberouterpy.cli.test_plan import WORLD, agent, folder  # noqa: F401
 
 POLICY = """\
@@ -148,3 +149,36 @@ def test_every_kind_of_object_can_be_listed(loop: Loop) -> None:
     assert {view.state for view in told.objects} == {"ok"}
     with pytest.raises(answers.UnknownSubject, match="there are sysctl, fou, link"):
         answers.objects(loop, ["absurd"], now=1.0)
+
+
+def test_every_object_is_explained_by_the_name_that_plan_prints(agent: Callable[..., Loop]) -> None:  # noqa: F811
+    """Of every kind that stands in the world of these tests; and so is every rule by the id in its comment."""
+    loop = agent()
+    keys = list(loop.tracker.known())
+    told = answers.explain(loop, [f"{kind_of(key)} {name_of(key)}" for key in keys], now=0.0)
+    for key, one in zip(keys, told.answers, strict=True):
+        named = [view for view in one.objects if (view.kind, view.name) == (kind_of(key), name_of(key))]
+        assert [bool(view.owners) for view in named] == [True], (key, one)
+    assert {kind_of(key) for key in keys} >= {
+        *("sysctl", "link", "address", "set", "entry", "chain", "jump", "virtual", "real", "cni", "speaker", "path")
+    }
+    rules = [(value.key, rule.id) for value in loop.tracker.wanted_of((Chain,)) for rule in value.rules]
+    for key, number in rules:
+        names = [view.name for view in answers.explain_one(loop, f"kr:{number}", now=0.0).objects]
+        assert name_of(key) in names
+
+
+def test_words_are_joined_as_people_paste_them() -> None:
+    assert joined(["neighbor", "10.0.0.9", "web"]) == ["neighbor/10.0.0.9", "web"]
+    assert joined(["real", "tcp", "10.96.0.10:80", "->", "10.1.2.3:8080"]) == [
+        "real tcp 10.96.0.10:80 -> 10.1.2.3:8080"
+    ]
+
+
+def test_a_setting_is_explained_in_both_spellings(agent: Callable[..., Loop]) -> None:  # noqa: F811
+    loop = agent()
+    dotted, slashed = (
+        answers.explain_one(loop, text, now=0.0) for text in ("net.ipv4.ip_forward", "net/ipv4/ip_forward")
+    )
+    assert dotted.objects == slashed.objects
+    assert dotted.objects[0].owners == ("proxy/base", "routing/base")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from kuberouterpy import answers
 from kuberouterpy.cli import ipvs_rows, main, table
@@ -160,6 +161,17 @@ def test_what_is_wanted_but_missing_stands_first(
     known = answers.View("virtual", "tcp 10.96.0.10:80", "missing", owners=("proxy/service/default/web",), error="no")
     listed = ipvs_rows.rows((), {("virtual", known.name): known}, {})
     assert [(row.name, row.state, row.notes) for row in listed] == [("tcp 10.96.0.10:80", "missing", ("no",))]
+
+
+def test_a_weight_that_another_hand_changed_is_named(
+    node: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent believes what it last saw; the kernel is what stands."""
+    before = ipvs_table.read()
+    reals = [replace(one, reals=tuple(replace(real, weight=0) for real in one.reals)) for one in before.servers]
+    monkeypatch.setattr(ipvs_table, "read", lambda: replace(before, servers=tuple(reals)))
+    out = shown(capsys, "show", "10.96.0.10:80", "--agent-socket", node)
+    assert any(line.endswith("drains, changed by another hand: wanted weight 1 masq") for line in out)
 
 
 def test_without_an_agent_the_kernel_alone_is_shown_and_said_so(

@@ -91,6 +91,13 @@ def link(name: str, mtu: int) -> dict[str, object]:
             "eth0.rp_filter=2",
         ),
         (link("eth0", 1400), "mtu", "FAIL", "pods send 1460 bytes, but eth0 carries 1400", "eth0"),
+        (
+            {"links": (*SOUND.links, Link("veth1", 9, "veth", mtu=9000, up=True))},
+            "mtu",
+            "FAIL",
+            "1 pods may send 9000 bytes, but eth0 carries 1500",
+            "restart these pods",
+        ),
         (link("kube-bridge", 1500), "mtu", "FAIL", "but the tunnels carry 1460", "kube-bridge"),
         (
             link("tun-0123456789b", 1480),
