@@ -191,7 +191,10 @@ class Agent:
         if question in OWN:
             return OWN[question](words)
         reply: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self.loop.put(Ask(lambda loop: answers.answer(loop, question, words, now=time.monotonic()), reply))
+        if question == "overview":
+            self.loop.put(Ask(lambda loop: answers.overview(loop, self._neighbor_states()), reply))
+        else:
+            self.loop.put(Ask(lambda loop: answers.answer(loop, question, words, now=time.monotonic()), reply))
         try:
             told = reply.get(timeout=_ANSWER_S)
         except queue.Empty:

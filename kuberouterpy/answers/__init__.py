@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from kuberouterpy.answers.explained import Explained, Explanations, explain, explain_one
+from kuberouterpy.answers.overview import NeighborView, Overview, overview
 from kuberouterpy.answers.planned import ChangeView, Plan, plan
 from kuberouterpy.answers.policed import Connection, PolicyList, connection, list_policies, names
 from kuberouterpy.answers.subjects import KIND_WORDS, UnknownSubject, read_socket
@@ -32,8 +33,10 @@ __all__ = [
     "Explained",
     "Explanations",
     "FactTables",
+    "NeighborView",
     "NoteView",
     "Objects",
+    "Overview",
     "Plan",
     "PolicyList",
     "RuleView",
@@ -51,6 +54,7 @@ __all__ = [
     "names",
     "notes",
     "objects",
+    "overview",
     "plan",
     "read_socket",
     "summary",
@@ -69,6 +73,8 @@ QUESTIONS: Final[dict[str, Callable[[Loop, Words, float], object]]] = {
         protocol=next(iter(words.get("protocol", ())), ""),
         family=int(next(iter(words.get("family", ())), "0")),
     ),
+    # The agent adds what its sidecar says of neighbors.
+    "overview": lambda loop, words, now: overview(loop, {}),
     "explain": lambda loop, words, now: explain(loop, words.get("subject", ()), now=now),
     "facts": lambda loop, words, now: facts(loop),
     "policies": lambda loop, words, now: list_policies(loop),

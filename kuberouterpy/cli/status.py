@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import http.client
-import json
-import shutil
-import sys
+import os
 from collections.abc import Iterator
 from typing import Final
 
 import click
 import msgspec
 
-from kuberouterpy.cli import ExitCode
-from kuberouterpy.errors import KubeRouterError
+from kuberouterpy.answers.overview import Overview
+from kuberouterpy.cli import PROGRAM, ExitCode, table
+from kuberouterpy.cli.ask import Unreachable as AskUnreachable
+from kuberouterpy.cli.ask import ask, asked_for, socket_option
 from kuberouterpy.status import SourceStatus, Status
 
 _TIMEOUT_S: Final = 5.0
@@ -24,37 +24,126 @@ _EXAMPLES: Final = """\b
 Examples:
   kuberouterpy status
   kuberouterpy status -o json
+  kuberouterpy status --exit-code || kuberouterpy doctor
   kuberouterpy status --address 10.0.0.7 --exit-code && echo healthy
 """
 
 
-class Unreachable(KubeRouterError):
+_FOREIGN: Final = 3
+"""Foreign virtual servers named."""
+
+
+class Unreachable(AskUnreachable):
     """No agent answers."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
-@click.option("--address", default="127.0.0.1", show_default=True, help="Address of the agent's health server.")
+@click.option(
+    "--address", default="", metavar="ADDRESS", help="Ask the agent's health server there instead of its socket."
+)
 @click.option("--port", default=20244, show_default=True, type=click.IntRange(1, 65535), help="Its --health-port.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="Form.")
 @click.option("--exit-code", is_flag=True, help="Exit with 4 where the agent is not ready or something fails.")
-def status(address: str, port: int, output: str, exit_code: bool) -> int:
-    """Show how the agent of this node is."""
-    try:
-        body = fetch(address, port, "/status.json")
-        told = msgspec.json.decode(body, type=Status)
-    except Unreachable as error:
-        click.echo(f"error: {error}", err=True)
-        return ExitCode.UNREACHABLE
-    except msgspec.DecodeError as error:
-        click.echo(f"error: {_where(address, port)} does not speak as an agent does ({error})", err=True)
-        return ExitCode.UNREACHABLE
+@socket_option
+@click.pass_context
+def status(ctx: click.Context, /, *, address: str, port: int, output: str, exit_code: bool, agent_socket: str) -> int:
+    """Show how the agent of this node is, on one screen, problems first.
+
+    Asks its socket, which only root may; else its health server, which knows less.
+    """
+    remote = bool(address) or ctx.get_parameter_source("port") is click.core.ParameterSource.COMMANDLINE
+    told = _remote(address or "127.0.0.1", port) if remote else _told(ctx, agent_socket)
+    state = told.status if isinstance(told, Overview) else told
     if output == "json":
-        click.echo(json.dumps(json.loads(body), indent=2))
+        click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
     else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-        for line in lines(told):
+        width = table.width()
+        for line in screen(told, foreign=_foreign(agent_socket)) if isinstance(told, Overview) else lines(told):
             click.echo(line if not width or len(line) <= width else line[: width - 1] + "…")
-    return ExitCode.UNHEALTHY if exit_code and not healthy(told) else ExitCode.FINE
+    return ExitCode.UNHEALTHY if exit_code and not healthy(state) else ExitCode.FINE
+
+
+def _told(ctx: click.Context, agent_socket: str) -> Overview | Status:
+    """Return what the agent says on its socket, else on its health server, where the socket was not asked for."""
+    try:
+        return ask(agent_socket, "overview", Overview)
+    except AskUnreachable:
+        if asked_for(ctx):
+            raise
+        return _remote("127.0.0.1", 20244)
+
+
+def _remote(address: str, port: int) -> Status:
+    try:
+        return msgspec.json.decode(fetch(address, port, "/status.json"), type=Status)
+    except msgspec.DecodeError as error:
+        raise Unreachable(f"{_where(address, port)} does not speak as an agent does ({error})") from None
+
+
+def _foreign(agent_socket: str) -> str:
+    """Return what of others stands in this kernel, in words; empty where it cannot be read."""
+    from kuberouterpy.answers import Objects
+    from kuberouterpy.drivers import ipvs_table
+    from kuberouterpy.errors import DriverError
+
+    try:
+        known = {view.name for view in ask(agent_socket, "objects", Objects, kind=["virtual"]).objects}
+        others = [str(one.key) for one in ipvs_table.read().servers if str(one.key) not in known]
+    except (DriverError, AskUnreachable):
+        return ""
+    shown = ", ".join(others[:_FOREIGN]) + (" ..." if len(others) > _FOREIGN else "")
+    return f"{len(others)} virtual servers left alone: {shown}" if others else "no virtual servers of others"
+
+
+def screen(told: Overview, *, foreign: str = "") -> Iterator[str]:
+    """Yield the screen: the node, what is wrong, a line a controller, what to look at next."""
+    state = told.status
+    word = "Ready" if state.ready else "NOT READY"
+    kernel = os.uname().release
+    yield _row("node", f"{state.node}   agent {state.version}   kernel {kernel}   up {since(state.up_s)}   {word}")
+    yield from _problems(state)
+    yield from (_row("LEFT ALONE", f"{one}: another hand changes it again and again") for one in state.contested)
+    if state.guard:
+        yield _row("GUARD", state.guard)
+    if state.drain != "serving":
+        yield _row("DRAIN", state.drain)
+    api = next((one for one in state.sources if one.name == "kubernetes"), None)
+    if api is not None and api.ok:
+        yield _row("api", f"ok   for {since(api.since_s)}   {_counts(state.records)}")
+    yield from _controllers(told)
+    repaired = _counts(state.drift_repaired)
+    yield _row("drift", f"{told.drift} now" + (f", repaired {repaired}" if repaired else ", none repaired"))
+    if foreign:
+        yield _row("foreign", foreign)
+    if state.last_change_s is not None:
+        change = f"{since(state.last_change_s)} ago, in {state.last_took_ms:.0f} ms"
+        yield _row("changed", f"{change}   pending {state.pending}   {sum(state.objects.values()):,} objects stand")
+    yield from (_row("next", f"{PROGRAM} {one}") for one in _next(told))
+
+
+def _controllers(told: Overview) -> Iterator[str]:
+    if "proxy" in told.controllers:
+        draining = f" ({told.draining:,} draining)" if told.draining else ""
+        schedulers = "/".join(told.schedulers) or "no virtual servers"
+        yield _row(
+            "proxy", f"ok   {told.services:,} services  {told.real_servers:,} real servers{draining}  {schedulers}"
+        )
+    if "firewall" in told.controllers:
+        yield _row("firewall", f"ok   {told.protected:,} pods protected, {told.waiting:,} waiting for an address")
+    if "routing" in told.controllers:
+        down = [one for one in told.neighbors if not one.up]
+        up = f"{len(told.neighbors) - len(down)} of {len(told.neighbors)} neighbors up"
+        named = ", ".join(f"{one.name or 'external'} {one.address} {one.state}" for one in down)
+        yield _row("routing", f"{'WARN' if down else 'ok'}   {up}" + (f"   {named}" if named else ""))
+
+
+def _next(told: Overview) -> Iterator[str]:
+    """Yield the commands that tell more of what is wrong, at most three."""
+    found = [f"explain {one.key}" for one in told.status.failing[:1]]
+    found += [f"explain neighbor {one.address}" for one in told.neighbors if not one.up][:1]
+    found += ["plan"] if told.drift and not found else []
+    found += ["doctor"] if not healthy(told.status) else []
+    yield from found[:3]
 
 
 def fetch(address: str, port: int, path: str) -> bytes:

@@ -37,7 +37,20 @@ from kuberouterpy.log import event as log_event
 
 PREFIX: Final = "/v1/"
 """Every path of this version begins so; a change that breaks a client is another version."""
-QUESTIONS: Final = ("status", "objects", "plan", "explain", "trace", "facts", "version", "logs")
+QUESTIONS: Final = (
+    "status",
+    "objects",
+    "plan",
+    "explain",
+    "trace",
+    "overview",
+    "policies",
+    "names",
+    "connection",
+    "facts",
+    "version",
+    "logs",
+)
 """What may be asked."""
 VERBS: Final = ("log-level",)
 """What may be done."""

@@ -125,7 +125,10 @@ def insist(write: Callable[[], None], stop: threading.Event, what: str) -> None:
 
 def _report(client: Client, node: KubeletNode, *, ready: bool) -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    client.patch(NODES, "", node.name, {"status": status(node, now, ready=ready)}, subresource="status", form=STRATEGIC)
+    patch = status(node, now, ready=ready)
+    # Addresses merge by type: two of InternalIP would be one, the other family's gone. kubelets replace the list, too.
+    patch["addresses"].append({"$patch": "replace"})
+    client.patch(NODES, "", node.name, {"status": patch}, subresource="status", form=STRATEGIC)
 
 
 def _renew(client: Client, node: KubeletNode) -> None:

@@ -242,3 +242,11 @@ def test_a_table_fits_its_terminal(columns: int) -> None:
 
 def test_nothing_is_cut_in_a_pipe() -> None:
     assert "x" * 400 in "\n".join(table.lines(("A",), [["x" * 400]], columns=0))
+
+
+def test_a_running_agents_status_comes_from_its_socket(node: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--agent-socket", node]) == 0
+    out = capsys.readouterr().out
+    assert "proxy       ok   1 services  3 real servers (1 draining)  rr" in out
+    assert "foreign     1 virtual servers left alone: tcp 192.0.2.1:443" in out
+    assert main(["status", "--agent-socket", f"{node}.none"]) == 6

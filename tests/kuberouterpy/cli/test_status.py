@@ -8,9 +8,11 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
+from kuberouterpy.answers import NeighborView, Overview
 from kuberouterpy.cli import ExitCode, main
-from kuberouterpy.cli.status import healthy, lines, since
+from kuberouterpy.cli.status import healthy, lines, screen, since
 from kuberouterpy.health import pages
 from kuberouterpy.sources.http import HttpSource
 from kuberouterpy.status import FailingKey, SourceStatus, Status
@@ -144,3 +146,30 @@ def test_something_else_on_the_port_is_told(capsys: pytest.CaptureFixture[str]) 
 )
 def test_spans_are_written_as_people_say_them(seconds: float, text: str) -> None:
     assert since(seconds) == text
+
+
+def overview(**more: object) -> Overview:
+    return Overview(GOOD, ("proxy", "routing", "firewall"), 412, 1930, 2, {"rr": 400, "mh": 12}, 61, 0, **more)  # type: ignore[arg-type]
+
+
+def test_the_screen_has_a_line_a_controller_and_says_what_to_look_at_next() -> None:
+    down = NeighborView("10.0.0.9", "worker-9", up=False, state="active hold timer expired")
+    up = NeighborView("fd00::2", "worker-2", up=True, state="established")
+    out = list(screen(overview(neighbors=(down, up)), foreign="3 virtual servers left alone: tcp 192.0.2.1:443"))
+    assert "proxy       ok   412 services  1,930 real servers (2 draining)  rr/mh" in out
+    assert "firewall    ok   61 pods protected, 0 waiting for an address" in out
+    assert "routing     WARN   1 of 2 neighbors up   worker-9 10.0.0.9 active hold timer expired" in out
+    assert "foreign     3 virtual servers left alone: tcp 192.0.2.1:443" in out
+    assert out[-1] == "next        kuberouterpy explain neighbor 10.0.0.9"
+    assert out[0].startswith("node        n1   agent 0.1.0   kernel ")
+
+
+def test_problems_stand_above_what_runs_and_a_sound_node_has_no_next() -> None:
+    out = list(screen(replace(overview(), status=BAD)))
+    labels = [line.split(" ")[0] for line in out]
+    assert labels.index("FAILING") < labels.index("proxy")
+    assert [line for line in out if line.startswith("next")] == [
+        "next        kuberouterpy explain set kube-router-x",
+        "next        kuberouterpy doctor",
+    ]
+    assert not [line for line in screen(overview()) if line.startswith("next")]
