@@ -230,9 +230,11 @@ FLOWS = [
 # --- compiled == oracle -----------------------------------------------------------------------------------------------
 
 
+# Two thousand sets of policies in all; ten tests, so that each stays short.
+@pytest.mark.parametrize("batch", range(10))
 @settings(max_examples=200, deadline=None)
-@given(clusters(), st.data())
-def test_compiled_rules_decide_as_the_oracle_does(records: tuple[Record, ...], data: st.DataObject) -> None:
+@given(records=clusters(), data=st.data())
+def test_compiled_rules_decide_as_the_oracle_does(batch: int, records: tuple[Record, ...], data: st.DataObject) -> None:
     cluster = Cluster(records)
     for flow in data.draw(st.lists(st.sampled_from(FLOWS), min_size=40, max_size=60)):
         through_vip = data.draw(st.booleans())
