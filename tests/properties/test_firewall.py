@@ -236,7 +236,7 @@ FLOWS = [
 @given(records=clusters(), data=st.data())
 def test_compiled_rules_decide_as_the_oracle_does(batch: int, records: tuple[Record, ...], data: st.DataObject) -> None:
     cluster = Cluster(records)
-    for flow in data.draw(st.lists(st.sampled_from(FLOWS), min_size=40, max_size=60)):
+    for flow in data.draw(st.lists(st.sampled_from(FLOWS), min_size=24, max_size=32)):
         through_vip = data.draw(st.booleans())
         expected, (actual, verdicts) = cluster.oracle.allowed(flow), cluster.connect(flow, through_vip=through_vip)
         if cluster.node_of(flow.source) is None and cluster.node_of(flow.destination) is None:
