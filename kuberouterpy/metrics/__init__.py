@@ -246,7 +246,7 @@ def _services(scrape: Scrape) -> Iterator[Metric]:
     for name, help_, read in _SERVICE_COUNTERS:
         yield counter(name, help_, (pair for labels, one in known for pair in _directed(labels, read(one.counters))))
     reals = [
-        ({**labels, "real_server": f"{real.key.address}:{real.key.port}"}, real)
+        ({**labels, "real_server": str(real.key).partition(" -> ")[2]}, real)
         for labels, one in known
         for real in one.reals
     ]
