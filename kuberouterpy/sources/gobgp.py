@@ -65,7 +65,7 @@ class NeighborState(Struct, frozen=True):
     received: int = 0
     """Prefixes it has told."""
     accepted: int = 0
-    """Of them, those the import policy takes."""
+    """Of them, those that are kept; GoBGP 3.10 counts what the import policy refuses, too."""
     error: str = ""
     """Why the last session ended, where the version tells it."""
     asn: int = 0
