@@ -19,7 +19,7 @@ from kuberouterpy.answers.explained import Explained, Explanations, explain, exp
 from kuberouterpy.answers.overview import NeighborView, Overview, overview
 from kuberouterpy.answers.planned import ChangeView, Plan, plan
 from kuberouterpy.answers.policed import Connection, PolicyList, connection, list_policies, names
-from kuberouterpy.answers.subjects import KIND_WORDS, UnknownSubject, read_socket
+from kuberouterpy.answers.subjects import KIND_WORDS, UnknownSubject, read_socket, subjects
 from kuberouterpy.answers.told import FactTables, facts
 from kuberouterpy.answers.traced import Trace, Traces, trace
 from kuberouterpy.answers.views import NoteView, Objects, RuleView, View, Viewer, notes, objects, summary
@@ -57,6 +57,7 @@ __all__ = [
     "overview",
     "plan",
     "read_socket",
+    "subjects",
     "summary",
     "trace",
 ]
@@ -75,6 +76,7 @@ QUESTIONS: Final[dict[str, Callable[[Loop, Words, float], object]]] = {
     ),
     # The agent adds what its sidecar says of neighbors.
     "overview": lambda loop, words, now: overview(loop, {}),
+    "subjects": lambda loop, words, now: subjects(loop),
     "explain": lambda loop, words, now: explain(loop, words.get("subject", ()), now=now),
     "facts": lambda loop, words, now: facts(loop),
     "policies": lambda loop, words, now: list_policies(loop),

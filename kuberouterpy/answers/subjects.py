@@ -24,9 +24,12 @@ from kuberouterpy.dataplane import (
     VirtualServerKey,
 )
 from kuberouterpy.errors import KubeRouterError
+from kuberouterpy.loop import Loop
 from kuberouterpy.text import kind_of, name_of
 
 FACTS: Final[dict[str, Kind]] = {"service": Service, "pod": Pod, "policy": NetworkPolicy, "node": Node}
+MOST: Final = 5000
+"""Names a shell is told; it shows fewer."""
 ALIASES: Final = {
     "svc": "service",
     "services": "service",
@@ -169,3 +172,21 @@ def _prefix_of(text: str) -> str:
 def inside(address: str, prefix: str) -> bool:
     one, network = ip_address(address), ip_network(prefix)
     return one.version == network.version and one in network
+
+
+def subjects(loop: Loop) -> list[str]:
+    """Return names that ``explain`` takes, for shells to complete: what the cluster calls things, servers and neighbors."""
+    found = [
+        f"{word}/{ref.namespace}/{ref.name}" if ref.namespace else f"{word}/{ref.name}"
+        for word, kind in FACTS.items()
+        for ref in loop.store.table(kind).refs()
+    ]
+    for key in loop.tracker.known():
+        match key:
+            case VirtualServerKey(fwmark=0):
+                found.append(str(key).replace(" ", "/", 1))
+            case NeighborKey(address=address):
+                found.append(f"neighbor/{address}")
+            case _:
+                pass
+    return sorted(found)[:MOST]

@@ -13,12 +13,15 @@ import sys
 from collections.abc import Sequence
 from enum import IntEnum
 from importlib import import_module
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
 from kuberouterpy import __version__
 from kuberouterpy.errors import ConfigError, KubeRouterError, MissingCapability
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 PROGRAM: Final = "kuberouterpy"
 
@@ -68,6 +71,7 @@ COMMANDS: Final[dict[str, Lazy]] = {
         "kuberouterpy.cli.log_level", "log_level", "Show how much the agent logs, or change it for a while."
     ),
     "policy": Lazy("kuberouterpy.cli.policy", "policy", "List policies, explain a connection, watch what is denied."),
+    "completion": Lazy("kuberouterpy.cli.completion", "completion", "Print what a shell sources to complete commands."),
     "lab": Lazy("kuberouterpy.cli.lab", "lab", "Boot a whole cluster here, to try things out."),
 }
 
@@ -87,6 +91,15 @@ class LazyGroup(click.Group):
         command = getattr(import_module(lazy.module), lazy.attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that begin so, without importing one, then our own options."""
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=one.summary) for name, one in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands."""

@@ -10,7 +10,7 @@ import msgspec
 
 from kuberouterpy.answers import KIND_WORDS, Explained, Explanations, View
 from kuberouterpy.answers import explain as explain_of
-from kuberouterpy.cli import ExitCode, table
+from kuberouterpy.cli import ExitCode, completion, table
 from kuberouterpy.cli.ask import (
     ask,
     now,
@@ -46,7 +46,7 @@ Examples:
 """
 
 
-@click.argument("subjects", nargs=-1, required=True, metavar="SUBJECT...")
+@click.argument("subjects", nargs=-1, required=True, metavar="SUBJECT...", shell_complete=completion.subjects)
 @offline_options
 @click.option("--live", is_flag=True, help="With -f: compare with what stands in this kernel, not with nothing.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="Form.")

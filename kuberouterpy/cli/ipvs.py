@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from kuberouterpy.answers import Objects
-from kuberouterpy.cli import ExitCode, ipvs_rows, ipvsadm, table
+from kuberouterpy.cli import ExitCode, completion, ipvs_rows, ipvsadm, table
 from kuberouterpy.cli.ask import Unreachable, ask, asked_for, socket_option
 from kuberouterpy.cli.ipvs_rows import STATES, Known, ServerRow, identity, is_wanted, nobody, row_wanted, rows
 from kuberouterpy.cli.ipvs_screens import RANKS, connection_lines, list_table, place, show_table, stats_table, top_table
@@ -47,7 +47,13 @@ def _options(*forms: str, states: Sequence[str] = STATES) -> Callable[[F], F]:
 
     def add(command: F) -> F:
         options = [
-            click.option("--service", default="", metavar="NAMESPACE/NAME", help="Only of this Service."),
+            click.option(
+                "--service",
+                default="",
+                metavar="NAMESPACE/NAME",
+                help="Only of this Service.",
+                shell_complete=completion.services,
+            ),
             click.option("--vip", default="", metavar="ADDRESS", help="Only this address."),
             click.option("--port", default=0, metavar="NUMBER", type=click.IntRange(0, 65535), help="Only this port."),
             click.option(
@@ -111,7 +117,7 @@ Examples:
   kuberouterpy ipvs show --service default/web
 """
 )
-@click.argument("server", required=False, default="", metavar="[SERVER]")
+@click.argument("server", required=False, default="", metavar="[SERVER]", shell_complete=completion.servers)
 @_options(*_FORMS)
 @click.pass_context
 def show(ctx: click.Context, /, *, server: str, **options: Any) -> int:

@@ -10,7 +10,7 @@ import msgspec
 
 from kuberouterpy.answers.traced import HopView, Trace, Traces, WayView
 from kuberouterpy.answers.traced import trace as trace_of
-from kuberouterpy.cli import ExitCode, table
+from kuberouterpy.cli import ExitCode, completion, table
 from kuberouterpy.cli.ask import (
     ask,
     offline_command,
@@ -32,8 +32,8 @@ Examples:
 """
 
 
-@click.argument("source")
-@click.argument("destination")
+@click.argument("source", shell_complete=completion.subjects)
+@click.argument("destination", shell_complete=completion.subjects)
 @offline_options
 @click.option(
     "--protocol", type=click.Choice(["tcp", "udp", "sctp"]), default=None, help="Protocol; else the port's own."

@@ -46,6 +46,7 @@ QUESTIONS: Final = (
     "overview",
     "policies",
     "names",
+    "subjects",
     "connection",
     "facts",
     "version",

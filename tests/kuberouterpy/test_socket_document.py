@@ -35,8 +35,8 @@ ANSWERS: dict[str, tuple[str, type[Struct]]] = {
     "version": ("who answers; never waits for the loop", Version),
     "logs": ("the last 2,000 log lines, secrets hidden; never waits for the loop", Logs),
 }
-PLAIN = {"names"}
-"""Questions whose answer is one object of text: pods by address, for ``policy denied``."""
+PLAIN = {"names", "subjects"}
+"""Questions whose answer is no struct: pods by address, and names for shells to complete."""
 VERBS: dict[str, tuple[str, type[Struct]]] = {
     "log-level": ("change the level for a while: `level=debug&for=10m`; without words only tells", LogLevel),
 }
