@@ -40,7 +40,7 @@ Examples:
   kuberouterpy explain neighbor 10.0.0.9
   kuberouterpy explain KUBE-ROUTER-FORWARD
   kuberouterpy explain net.ipv4.ip_forward
-  kuberouterpy explain real tcp 10.96.0.10:80 '->' 10.1.2.3:8080
+  kuberouterpy explain 'real tcp 10.96.0.10:80 -> 10.1.2.3:8080'
   kuberouterpy explain pod/default/web-1 -f cluster/ --node worker-1
   kuberouterpy explain service/default/web --from node-1.rec --at 10m
 """

@@ -33,7 +33,15 @@ Examples:
 """
 
 
-@click.group("policy", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    "policy",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog="""\b
+Examples:
+  kuberouterpy policy list
+  kuberouterpy policy denied -w
+""",
+)
 def policy() -> None:
     """List policies, explain what they say of a connection, and watch what they deny.
 
@@ -240,7 +248,15 @@ def _refuse_without_files(files: tuple[str, ...], *given: object) -> None:
 # --- denied -----------------------------------------------------------------------------------------------------------
 
 
-@policy.command("denied", short_help="Show what policies deny: counted, or live.")
+@policy.command(
+    "denied",
+    short_help="Show what policies deny: counted, or live.",
+    epilog="""\b
+Examples:
+  kuberouterpy policy denied
+  kuberouterpy policy denied -w -n 10 -o json
+""",
+)
 @click.option("-w", "--watch", is_flag=True, help="Print packets as they are denied, until interrupted.")
 @click.option("-n", "--count", default=0, metavar="N", help="With -w: end after so many packets.")
 @click.option("-o", "--output", type=click.Choice(_FORM), default="table", show_default=True, help="Form.")
