@@ -7,6 +7,7 @@ trace follows a packet to the node where the endpoint's policy is judged. Verdic
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_network
 from typing import Final
@@ -184,10 +185,18 @@ def _ref(name: str) -> Ref:
     return Ref(namespace, short) if slash else Ref("default", namespace)
 
 
+def _near(name: str, known: Iterable[Ref]) -> str:
+    """Return a hint with the name that comes nearest, or an empty string."""
+    names = [str(ref) if ref.namespace else ref.name for ref in known]
+    wanted = str(_ref(name)) if names and "/" in names[0] else name
+    found = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
 def _pod_ends(loop: Loop, name: str, *, port: str, protocol: str, client: bool) -> list[_End]:
     pod: Pod | None = loop.store.pods.get(_ref(name))
     if pod is None:
-        raise UnknownSubject(f"no pod {_ref(name)} is known; explain pod/... names what comes near")
+        raise UnknownSubject(f"no pod {_ref(name)} is known{_near(name, loop.store.pods.refs())}")
     if not pod.addresses:
         raise UnknownSubject(f"pod {pod.ref} has no address yet")
     number = 0 if client else _numbered(port)
@@ -201,7 +210,7 @@ def _pod_ends(loop: Loop, name: str, *, port: str, protocol: str, client: bool) 
 def _service_ends(loop: Loop, name: str, *, port: str, protocol: str) -> Iterator[_End]:
     service: Service | None = loop.store.services.get(_ref(name))
     if service is None:
-        raise UnknownSubject(f"no Service {_ref(name)} is known")
+        raise UnknownSubject(f"no Service {_ref(name)} is known{_near(name, loop.store.services.refs())}")
     ports = [
         one for one in service.ports if port in {"", one.name, str(one.port)} and protocol in {"", str(one.protocol)}
     ]
@@ -219,7 +228,7 @@ def _service_ends(loop: Loop, name: str, *, port: str, protocol: str) -> Iterato
 def _node(loop: Loop, name: str) -> Node:
     record: Node | None = loop.store.nodes.get(Ref("", name or loop.host.name))
     if record is None:
-        raise UnknownSubject(f"no Node {name} is known")
+        raise UnknownSubject(f"no Node {name} is known{_near(name, loop.store.nodes.refs())}")
     return record
 
 

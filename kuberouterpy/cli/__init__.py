@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from enum import IntEnum
 from importlib import import_module
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
@@ -143,6 +144,7 @@ def cli(debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; errors are one line each on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    _never_fail_to_print()
     try:
         result = cli.main(given, prog_name=PROGRAM, standalone_mode=False)
     except (click.Abort, KeyboardInterrupt):
@@ -161,6 +163,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _told(error, _code(error))
     return result if isinstance(result, int) else ExitCode.FINE
+
+
+def _never_fail_to_print() -> None:
+    """Let what a locale cannot write become a question mark: a table's ellipsis is no reason to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _code(error: Exception) -> ExitCode:

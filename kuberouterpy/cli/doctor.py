@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from kuberouterpy.cli import ExitCode, table
-from kuberouterpy.cli.ask import Unreachable, ask, offline_command
+from kuberouterpy.cli.ask import Refused, Unreachable, ask, offline_command
 
 if TYPE_CHECKING:
     from kuberouterpy.config import Config
@@ -50,7 +50,7 @@ def _agent(config: Config) -> Agent | None:
         return None
     try:
         told = ask(config.agent_socket, "status", Status)
-    except Unreachable:
+    except (Unreachable, Refused):
         return None
     return Agent(
         told.version,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -22,6 +23,10 @@ from kuberouterpy.cli.ask import (
 
 _GOOD: Final = frozenset({"reaches", "reaches the node", "leaves the cluster"})
 _DENIED: Final = frozenset({"denied", "answer denied"})
+_GLUE: Final = "\xa0"
+"""A space at which no line breaks."""
+_INDENT: Final = 10
+"""Of what goes on below."""
 _EXAMPLES: Final = """\b
 Examples:
   kuberouterpy trace pod/default/client service/default/web:80
@@ -102,26 +107,33 @@ def _lines(told: Traces) -> Iterator[str]:
 
 
 def lines(one: Trace) -> Iterator[str]:
-    """Yield one packet's way: the verdict first, then hops, then the answer; of several ways the first whole."""
-    yield _verdict(one.verdict, f"{one.packet} from {one.start}")
+    """Yield one packet's way: the verdict first, then hops, then the answer; of several ways the first whole.
+
+    On a terminal lines break where they would not fit; in a pipe each thing is one line.
+    """
+    yield from _verdict("", one.verdict, f"{one.packet} from {one.start}")
     shown = next((way for way in one.ways if way.verdict not in _GOOD), one.ways[0])
     yield from _way(shown)
     for way in one.ways:
         if way is not shown:
-            yield f"  or {way.endpoint}: " + _verdict(way.verdict, way.end)
+            yield from _verdict(f"  or {way.endpoint}: ", way.verdict, way.end)
     for doubt in one.doubts:
-        yield f"  {table.paint('not judged', 'yellow')}  {doubt}"
+        yield from _broken("  not judged  ", doubt)
 
 
-def _verdict(verdict: str, rest: str) -> str:
+def _verdict(head: str, verdict: str, rest: str) -> Iterator[str]:
+    word = verdict.upper()
+    first, *more = _broken(f"{head}{word}  ", rest)
     colour = "green" if verdict in _GOOD else "yellow" if verdict.startswith("depends") else "red"
-    return f"{table.paint(verdict.upper(), colour)}  {rest}"
+    yield first.replace(word, table.paint(word, colour), 1)
+    yield from more
 
 
 def _way(way: WayView) -> Iterator[str]:
     for number, hop in enumerate(way.hops, 1):
         yield from _hop(number, hop)
-    yield f"  =>  {way.verdict}: {way.end}" + (f", which sees {way.seen_as}" if way.seen_as and way.back else "")
+    seen = f", which sees {way.seen_as}" if way.seen_as and way.back else ""
+    yield from _broken("  =>  ", f"{way.verdict}: {way.end}{seen}")
     if way.back:
         yield "  back"
     for number, hop in enumerate(way.back, len(way.hops) + 1):
@@ -129,19 +141,22 @@ def _way(way: WayView) -> Iterator[str]:
 
 
 def _hop(number: int, hop: HopView) -> Iterator[str]:
-    owner = f"   # {hop.owner}" if hop.owner else ""
-    head = f"  {number:>2}  {hop.node}  {hop.stage:<20} "
-    yield _fitted(f"{head}{hop.text}", owner)
+    owner = f"  #{_GLUE}{hop.owner}" if hop.owner else ""
+    yield from _broken(f"  {number:>2}  {hop.node}  {hop.stage:<20} ", f"{hop.text}{owner}")
     if hop.path:
-        yield _fitted(f"        {' > '.join(hop.path)}", "")
-    if hop.path and hop.rule:
-        yield _fitted(f"        {hop.rule}", "")
+        yield from _broken("        ", " > ".join(hop.path))
+        yield from _broken("        ", hop.rule)
 
 
-def _fitted(text: str, owner: str) -> str:
-    room = table.width()
-    whole = f"{text:<72}{owner}" if owner else text
-    return whole if not room or len(whole) <= room else whole[: room - 1] + "…"
+def _broken(head: str, text: str) -> Iterator[str]:
+    """Yield a line that begins with ``head``; what does not fit goes on below, further in."""
+    columns = table.width()
+    if not columns or len(head) + len(text) <= columns:
+        yield (head + text).replace(_GLUE, " ")
+        return
+    indent = " " * _INDENT
+    for line in textwrap.wrap(text, columns, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False):
+        yield line.replace(_GLUE, " ")
 
 
 trace = offline_command(

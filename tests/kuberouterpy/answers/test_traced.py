@@ -243,6 +243,9 @@ def test_a_pod_that_leaves_the_cluster_is_masqueraded_and_one_without_a_route_is
     ("source", "destination", "told"),
     [
         ("pod/default/none", "service/default/web", "no pod default/none is known"),
+        ("pod/default/clinet", "service/default/web", "did you mean default/client?"),
+        ("node", "service/default/wbe", "did you mean default/web?"),
+        ("node", "node/n3:80", "did you mean n2?"),
         ("nonsense", "service/default/web", "nonsense is no source; write pod/NAMESPACE/NAME"),
         ("node", "nonsense", "nonsense is no destination; write service/"),
         ("node", "10.1.1.3", "to which port? write 10.1.1.3:80"),
