@@ -61,6 +61,7 @@ COMMANDS: Final[dict[str, Lazy]] = {
         "kuberouterpy.cli.trace", "trace", "Follow one packet through services, policy and routes, and back."
     ),
     "doctor": Lazy("kuberouterpy.cli.doctor", "doctor", "Look what on this host keeps the agent from working."),
+    "config": Lazy("kuberouterpy.cli.config", "config", "Translate the configuration of kube-router or kube-proxy."),
     "migrate": Lazy("kuberouterpy.cli.migrate", "migrate", "Take this node over from kube-proxy or kube-router."),
     "prepare": Lazy(
         "kuberouterpy.cli.prepare", "prepare", "Load modules and install CNI plugins, before the agent runs."
