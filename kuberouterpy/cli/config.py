@@ -13,7 +13,12 @@ from kuberouterpy.errors import ConfigError
 _FEATURES = {"run-service-proxy": "proxy", "run-router": "router", "run-firewall": "firewall"}
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  kubectl -n kube-system get configmap kube-proxy -o yaml | kuberouterpy config import -
+"""
+)
 def config() -> None:
     """Translate the configuration of kube-router or kube-proxy."""
 

@@ -27,8 +27,8 @@ from kuberouterpy.migrate.remains import IPVS_LINK, Chain, Jump, Remains, Rules
 from kuberouterpy.migrate.servers import Server
 
 CHECKPOINT: Final = Path("/var/lib/kuberouterpy/migration.json")
-_HEALTH_PORTS: Final = (10256, 10249)
-"""Where kube-proxy answers: health and metrics. A pod sees no processes of the host, but its ports."""
+_METRICS_PORT: Final = 10249
+"""Where kube-proxy serves metrics. A pod sees no processes of the host, but its ports; on 10256 the agent answers as well."""
 _PROGRAMS: Final = frozenset({"kube-proxy", "kube-router"})
 
 
@@ -80,11 +80,10 @@ def running() -> list[str]:
             continue  # it ended meanwhile
         if name in _PROGRAMS:
             found.append(f"{name} runs as process {comm.parent.name}")
-    for port in _HEALTH_PORTS:
-        with socket.socket() as sock:
-            sock.settimeout(0.5)
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                found.append(f"something answers on 127.0.0.1:{port}, the port of kube-proxy")
+    with socket.socket() as sock:
+        sock.settimeout(0.5)
+        if sock.connect_ex(("127.0.0.1", _METRICS_PORT)) == 0:
+            found.append(f"something answers on 127.0.0.1:{_METRICS_PORT}, where kube-proxy serves metrics")
     return found
 
 

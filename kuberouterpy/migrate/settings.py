@@ -67,7 +67,7 @@ _PROXY_DIFFERENCES: Final = {
     "iptables.masqueradeBit": "no packet mark is used to masquerade",
     "nftables.masqueradeBit": "no packet mark is used to masquerade",
     "iptables.localhostNodePorts": "node ports do not answer on 127.0.0.1 here, as in kube-proxy's IPVS mode",
-    "healthzBindAddress": "the agent answers on --health-addr and --health-port (20244): /livez and /readyz",
+    "healthzBindAddress": "here /healthz answers on every address; the port is --proxy-health-port",
     "conntrack": "limits and timeouts of conntrack are left as the node has them: set them with sysctl",
     "enableProfiling": "there is no profiler to serve",
     "enableContentionProfiling": "there is no profiler to serve",
@@ -83,7 +83,7 @@ _PROXY_DIFFERENCES: Final = {
 }
 """Setting, or the group it is in, to what is different; the longest name that fits counts."""
 _HEAD: Final = frozenset({"apiVersion", "kind"})
-_HEALTH_DEFAULTS: Final = frozenset({"0.0.0.0:10256", "[::]:10256"})
+_EVERYWHERE: Final = frozenset({"0.0.0.0", "[::]", ""})  # noqa: S104
 _UNSET: Final[tuple[object, ...]] = (None, "", 0, False, [], {}, "0s")
 
 
@@ -136,11 +136,13 @@ def of_kube_proxy(configuration: Mapping[str, Any]) -> Imported:
     flags: dict[str, str] = {"run-router": "false", "run-firewall": "false"}
     differences: list[tuple[str, str]] = []
     for name, value in _settings(configuration):
-        if value in _UNSET or name in _HEAD or (name == "healthzBindAddress" and value in _HEALTH_DEFAULTS):
+        if value in _UNSET or name in _HEAD:
             continue
+        address, _, port = str(value).rpartition(":")
         if name == "metricsBindAddress":
-            address, _, port = str(value).rpartition(":")
             flags |= {"metrics-addr": address.strip("[]"), "metrics-port": port}
+        elif name == "healthzBindAddress" and address in _EVERYWHERE:
+            flags["proxy-health-port"] = port
         elif name == "nodePortAddresses" and "primary" in value:
             differences.append((name, "primary: here every address of the node; name ranges in --nodeport-addresses"))
         elif name in _PROXY_FLAGS:

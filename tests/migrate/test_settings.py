@@ -24,7 +24,7 @@ configSyncPeriod: 0s
 conntrack: {maxPerCore: 0, min: null, tcpCloseWaitTimeout: 30m0s}
 detectLocalMode: ""
 enableProfiling: false
-healthzBindAddress: ""
+healthzBindAddress: 0.0.0.0:10257
 hostnameOverride: node-1
 iptables: {masqueradeAll: true, masqueradeBit: null, minSyncPeriod: 0s, syncPeriod: 0s}
 ipvs:
@@ -51,6 +51,7 @@ def test_kube_proxys_configmap_becomes_flags_and_differences() -> None:
         "run-router": "false",
         "run-firewall": "false",
         "hostname-override": "node-1",
+        "proxy-health-port": "10257",
         "metrics-addr": "::1",
         "metrics-port": "10249",
         "masquerade-all": "true",
@@ -82,7 +83,7 @@ def test_kube_proxys_configmap_becomes_flags_and_differences() -> None:
         ({"mode": "iptables"}, "always IPVS"),
         ({"nodePortAddresses": ["primary"]}, "--nodeport-addresses"),
         ({"ipvs": {"tcpTimeout": "1 day"}}, "is not a duration"),
-        ({"healthzBindAddress": "127.0.0.1:1"}, "--health-port"),
+        ({"healthzBindAddress": "127.0.0.1:1"}, "--proxy-health-port"),
         ({"winkernel": {"sourceVip": "192.0.2.1"}}, "Linux only"),
     ],
 )
