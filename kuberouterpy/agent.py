@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from uuid import uuid4
 
 from kuberouterpy import __version__, answers, health
+from kuberouterpy.answers.bgp import BGP
 from kuberouterpy.answers.own import OWN
 from kuberouterpy.balancer.allocator import Allocator
 from kuberouterpy.cluster import (
@@ -193,6 +194,8 @@ class Agent:
         reply: queue.SimpleQueue[object] = queue.SimpleQueue()
         if question == "overview":
             self.loop.put(Ask(lambda loop: answers.overview(loop, self._neighbor_states()), reply))
+        elif question in BGP:
+            self.loop.put(Ask(lambda loop: BGP[question](loop, words, self._neighbors()), reply))
         else:
             self.loop.put(Ask(lambda loop: answers.answer(loop, question, words, now=time.monotonic()), reply))
         try:

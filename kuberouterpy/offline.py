@@ -93,8 +93,8 @@ def read(paths: Iterable[Path], *, node: str = "") -> Facts:
         kind = _kind_of(one, path)
         if kind is None and one is not None:
             facts.passed_over[one["kind"]] = facts.passed_over.get(one["kind"], 0) + 1
-        elif kind is not None and kind is not Node:
-            _take(facts, kind, one, path)
+        elif kind is not None and (kind is not Node or one.get("metadata", {}).get("name") == facts.node):
+            _take(facts, kind, one, path)  # a Node again: annotations of our own say more than those of others
     _assume_namespaces(facts)
     return facts
 
@@ -241,6 +241,7 @@ def _take(facts: Facts, kind: Kind, one: Any, path: Path) -> None:
         decoded = decode(kind, json.dumps(one).encode(), node_name=facts.node)
     except SourceError as error:
         raise ConfigError(f"-f {path}: {one['kind']}: {error}") from None
+    facts.rejected[:] = [one for one in facts.rejected if (one.kind, one.ref) != (kind, decoded.ref)]
     if decoded.rejection is not None:
         facts.rejected.append(decoded.rejection._replace(reason=f"{decoded.rejection.reason} ({path})"))
     # As a reflector without an older good version would: a policy that cannot be read isolates its pods.

@@ -72,6 +72,7 @@ COMMANDS: Final[dict[str, Lazy]] = {
     "log-level": Lazy(
         "kuberouterpy.cli.log_level", "log_level", "Show how much the agent logs, or change it for a while."
     ),
+    "bgp": Lazy("kuberouterpy.cli.bgp", "bgp", "List BGP neighbors and routes, and say why or why not."),
     "policy": Lazy("kuberouterpy.cli.policy", "policy", "List policies, explain a connection, watch what is denied."),
     "completion": Lazy("kuberouterpy.cli.completion", "completion", "Print what a shell sources to complete commands."),
     "lab": Lazy("kuberouterpy.cli.lab", "lab", "Boot a whole cluster here, to try things out."),

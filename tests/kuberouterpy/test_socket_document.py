@@ -12,6 +12,7 @@ import pytest
 from msgspec import Struct
 
 from kuberouterpy import answers
+from kuberouterpy.answers.bgp import BGP, Neighbors, Routes, Why
 from kuberouterpy.answers.own import OWN, LogLevel, Logs, Version
 from kuberouterpy.cli import main
 from kuberouterpy.sources import socket as sockets
@@ -31,6 +32,9 @@ ANSWERS: dict[str, tuple[str, type[Struct]]] = {
     "overview": ("a node at one glance, a line a controller", answers.Overview),
     "policies": ("NetworkPolicies of all kinds and what each does here", answers.PolicyList),
     "connection": ("the rules a connection meets; `from=...&to=...&port=80/tcp`", answers.Connection),
+    "bgp-neighbors": ("sessions, those with problems first", Neighbors),
+    "bgp-routes": ("what is announced and learned", Routes),
+    "bgp-why": ("why a prefix goes where, or does not; `prefix=10.96.0.10`", Why),
     "facts": ("everything the agent was told, secrets hidden", answers.FactTables),
     "version": ("who answers; never waits for the loop", Version),
     "logs": ("the last 2,000 log lines, secrets hidden; never waits for the loop", Logs),
@@ -149,7 +153,7 @@ def test_every_path_that_is_served_is_on_the_page() -> None:
     missing = {*sockets.QUESTIONS} - {*ANSWERS} - PLAIN
     assert not missing, f"add to ANSWERS of this test: {missing}"
     assert {*VERBS} == {*sockets.VERBS}
-    assert {*sockets.QUESTIONS, *sockets.VERBS} == {"status", *answers.QUESTIONS, *OWN}
+    assert {*sockets.QUESTIONS, *sockets.VERBS} == {"status", *answers.QUESTIONS, *OWN, *BGP}
 
 
 def test_the_command_line_is_what_the_page_says(tmp_path: object) -> None:

@@ -11,16 +11,20 @@ from kuberouterpy.config import Config
 from kuberouterpy.dataplane import PolicyStatement, RoutePolicy
 from kuberouterpy.family import FAMILIES
 from routing import policies
+from routing.verdicts import judge
 from tests.routing.world import MINE, PODS, World, config, node
 
 NODE, ROUTER, STRANGER = "10.0.0.2", "10.0.0.254", "10.0.0.77"
 
 
 def passes(policy: RoutePolicy, prefix: str, neighbor: str, *, own: bool = False, inside: bool = False) -> bool:
-    for statement in policy.statements:
-        if _holds(statement, prefix, neighbor, own, inside):
-            return statement.accept
-    return policy.accept_by_default
+    """Return whether a path passes; what ``bgp why`` says of it must agree."""
+    held = next((one for one in policy.statements if _holds(one, prefix, neighbor, own, inside)), None)
+    accepted = policy.accept_by_default if held is None else held.accept
+    verdict = judge(policy, prefix, neighbor, originated_here=own, learned_inside=inside)
+    assert verdict.accepted is accepted
+    assert ("accepts" if accepted else "refuses") in verdict.because
+    return accepted
 
 
 def _holds(statement: PolicyStatement, prefix: str, neighbor: str, own: bool, inside: bool) -> bool:
