@@ -8,10 +8,12 @@ from typing import Any, Final
 import click
 import msgspec
 
+from kuberouterpy import __version__
 from kuberouterpy.answers import KIND_WORDS, Explained, Explanations, View
 from kuberouterpy.answers import explain as explain_of
 from kuberouterpy.cli import ExitCode, completion, table
 from kuberouterpy.cli.ask import (
+    Refused,
     ask,
     now,
     offline_command,
@@ -29,6 +31,7 @@ _WORDS: Final = {
     "missing": ("MISSING", "red"),
     "differs": ("DIFFERS", "yellow"),
     "extra": ("EXTRA", "red"),
+    "foreign": ("foreign", "yellow"),
 }
 _PASTED: Final = frozenset({"virtual", "real", "entry", "jump", "flows", "health", "cni", "speaker"})
 """Kinds of objects whose names have several words."""
@@ -71,7 +74,7 @@ def _explain(
     elif files:
         told = explain_of(offline_loop(files, node, links, flags, live=live), wanted, now=now())
     else:
-        told = ask(agent_socket, "explain", Explanations, subject=wanted)
+        told = _asked(agent_socket, wanted)
     if output == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
         return ExitCode.FINE
@@ -81,6 +84,19 @@ def _explain(
         for line in lines(one, compared=compared):
             click.echo(line)
     return ExitCode.FINE
+
+
+def _asked(agent_socket: str, wanted: list[str]) -> Explanations:
+    """Return the agent's answer; of one thing that it does not know, what the kernel has under that name."""
+    try:
+        return ask(agent_socket, "explain", Explanations, subject=wanted)
+    except Refused:
+        from kuberouterpy.cli.foreign import found
+
+        views = found(wanted[0]) if len(wanted) == 1 else ()
+        if not views:
+            raise
+        return Explanations("", __version__, (Explained(wanted[0], (), views, ()),))
 
 
 def joined(words: Sequence[str]) -> list[str]:
@@ -121,7 +137,8 @@ def _object(view: View, *, compared: bool, alone: bool) -> Iterator[str]:
     word, colour = _WORDS[view.state] if compared or view.state != "missing" else ("wanted", "green")
     value = view.wanted or view.actual
     text = f"{view.kind:<9} {view.name} {'' if value == 'present' else value}".rstrip()
-    whose = " and ".join(view.owners) or "nobody wants it"
+    nobody = "of another program: never touched" if view.state == "foreign" else "nobody wants it"
+    whose = " and ".join(view.owners) or nobody
     about = " ".join(view.about[word] for word in ("pod", "note") if word in view.about)
     yield f"  {table.paint(f'{word:<9}', colour)} {text:<62} # {whose}{f' ({about})' if about else ''}"
     if view.state == "differs":

@@ -250,3 +250,14 @@ def test_a_running_agents_status_comes_from_its_socket(node: str, capsys: pytest
     assert "proxy       ok   1 services  3 real servers (1 draining)  rr" in out
     assert "foreign     1 virtual servers left alone: tcp 192.0.2.1:443" in out
     assert main(["status", "--agent-socket", f"{node}.none"]) == 6
+
+
+def test_what_stands_and_is_not_ours_is_explained_as_foreign(node: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "192.0.2.1:443", "--agent-socket", node]) == 0
+    assert capsys.readouterr().out.split() == [
+        *("192.0.2.1:443", "foreign", "virtual", "tcp", "192.0.2.1:443", "wlc", "1", "real", "servers"),
+        *("#", "of", "another", "program:", "never", "touched"),
+    ]
+    assert main(["explain", "lo", "--agent-socket", node]) == 0
+    assert "link      lo" in capsys.readouterr().out
+    assert main(["explain", "192.0.2.1:444", "--agent-socket", node]) == 1
