@@ -29,6 +29,10 @@ image-check:     ## Build the image from Debian's packages, without a registry, 
 	@.ci/install image
 	@manifests/image/check
 
+docs:            ## The documents as a site, in site/
+	@.ci/install docs
+	@NO_MKDOCS_2_WARNING=1 $(PY)/mkdocs build --strict --quiet
+
 manifests:       ## Plain manifests and kustomize overlays from the chart
 	@.ci/install test
 	@$(PY)/python manifests/render.py

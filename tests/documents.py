@@ -18,4 +18,15 @@ def commands(document: str) -> list[list[str]]:
     return [shlex.split(line.removeprefix("$ "), comments=True) for line in lines]
 
 
-COMMANDS: Final = [command for document in ("README.md", "CONTRIBUTING.md") for command in commands(document)]
+PAGES: Final = (
+    "quickstart",
+    "operate",
+    "troubleshoot",
+    "migrate",
+    "performance",
+    "concepts/proxy",
+    "concepts/firewall",
+)
+"""Pages of docs/ with commands."""
+DOCUMENTS: Final = ("README.md", "CONTRIBUTING.md", *(f"docs/{page}.md" for page in PAGES))
+COMMANDS: Final = [command for document in DOCUMENTS for command in commands(document)]

@@ -6,11 +6,11 @@ import subprocess
 
 from kuberouterpy.lab.client import PODS, SERVICES
 from tests.cluster import Lab, eventually
-from tests.documents import COMMANDS
+from tests.documents import commands
 from tests.e2e.conftest import Make, ready
 from tests.e2e.objects import container_port, pod, port, service
 
-INSIDE = [command for command in COMMANDS if command[:3] == ["kuberouterpy", "lab", "exec"]]
+INSIDE = [command for command in commands("README.md") if command[:3] == ["kuberouterpy", "lab", "exec"]]
 
 
 def test_the_readmes_commands_inside_a_lab_work(lab: Lab, make: Make) -> None:
