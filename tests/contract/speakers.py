@@ -173,6 +173,14 @@ router bgp {self.asn}
         _stop(self._program)
 
 
+def node(number: int, texts: Mapping[str, str]) -> Node:
+    """Return a Node with annotations, as the API would tell it: its addresses are the namespace's of that number."""
+    addresses = tuple(NodeAddress("InternalIP", one) for one in (f"10.99.0.{number}", f"fd00:99::{number}"))
+    pods = (f"10.1.{number}.0/24", f"fd00:1:{number}::/64")
+    bgp = read_bgp({PREFIX + key: text for key, text in texts.items()})
+    return Node(Ref("", f"node-{number}"), addresses, pods, bgp=bgp)
+
+
 class Site:
     """One node: facts, the router's controller, the driver and a real gobgpd. What is wanted is carried out by ``settle``."""
 
@@ -188,9 +196,7 @@ class Site:
 
     def annotate(self, texts: Mapping[str, str]) -> None:
         """Give the node these annotations, as the API would, and carry out what follows."""
-        bgp = read_bgp({PREFIX + key: text for key, text in texts.items()})
-        addresses = tuple(NodeAddress("InternalIP", one) for one in ("10.99.0.1", "fd00:99::1"))
-        self.tell(Node(Ref("", "node-1"), addresses, ("10.1.1.0/24", "fd00:1:1::/64"), bgp=bgp))
+        self.tell(node(int(self.config.node_name.removeprefix("node-")), texts))
 
     def tell(self, *records: Record) -> None:
         """Take facts in and carry out what follows from them."""
