@@ -95,6 +95,8 @@ def _refusal(path: str, status: int, body: bytes) -> Exception:
         told = json.loads(body)["error"]
     except (ValueError, KeyError, TypeError):
         return Unreachable(f"what answers at {path} is no agent ({status})")
+    if status == http.HTTPStatus.NOT_FOUND and str(told).startswith("no such path"):
+        return Unreachable(f"the agent at {path} is of another version ({told}); use its own command line")
     return Unreachable(told) if status == http.HTTPStatus.SERVICE_UNAVAILABLE else Refused(told)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kuberouterpy.cli import ExitCode
-from kuberouterpy.cli.ask import Unreachable, ask, offline_command, offline_loop, offline_options, socket_option
+from kuberouterpy.cli.ask import Unreachable, ask, offline_command, offline_loop, socket_option, yaml_options
 from kuberouterpy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _observe(
     return ExitCode.DIFFERENCES if exit_code and not compared.equal else ExitCode.FINE
 
 
-_observe = offline_options(
+_observe = yaml_options(
     click.option("--exit-code", is_flag=True, help="Exit with 3 where the agent would serve otherwise.")(
         socket_option(_observe)
     )

@@ -32,7 +32,7 @@ def record() -> None:
     """
 
 
-@record.command(context_settings=_HELP, epilog=_EXAMPLES)
+@record.command(context_settings=_HELP, epilog=_EXAMPLES, short_help="Show a recording, oldest first.")
 @click.argument("path", default=FOLDER, metavar="[FILE|FOLDER]")
 @click.option(
     "--since", default="", metavar="TIME", help="Leave out what is older: 10m, 14:05 or 2026-11-24T14:05:00Z."
@@ -53,7 +53,7 @@ def show(path: str, since: str, output: str) -> int:
     return ExitCode.FINE
 
 
-@record.command(context_settings=_HELP, epilog=_EXAMPLES)
+@record.command(context_settings=_HELP, epilog=_EXAMPLES, short_help="Write the whole ring as one file.")
 @click.argument("folder", default=FOLDER, metavar="[FOLDER]")
 @click.option("-o", "--output", default="-", metavar="FILE", help="Where to; - writes to stdout.")
 def export(folder: str, output: str) -> int:

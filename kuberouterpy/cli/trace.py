@@ -17,6 +17,7 @@ from kuberouterpy.cli.ask import (
     offline_command,
     offline_loop,
     offline_options,
+    recorded_loop,
     refuse_live_without_files,
     socket_option,
 )
@@ -34,6 +35,7 @@ Examples:
   kuberouterpy trace 203.0.113.9 10.0.0.1:30080
   kuberouterpy trace node service/default/web --exit-code && echo open
   kuberouterpy trace pod/default/client service/default/web -f cluster/ --node worker-1 -o json
+  kuberouterpy trace pod/default/client service/default/web --from node-1.rec --at 14:05
 """
 
 
@@ -59,6 +61,8 @@ def _trace(
     files: tuple[str, ...],
     node: str,
     links: tuple[str, ...],
+    recording: str,
+    at: str,
     protocol: str | None,
     family: str | None,
     live: bool,
@@ -68,8 +72,8 @@ def _trace(
     **flags: Any,
 ) -> int:
     refuse_live_without_files(files, node, links, *flags.values())
-    if files:
-        loop = offline_loop(files, node, links, flags)
+    if files or recording:
+        loop = recorded_loop(recording, at, flags) if recording else offline_loop(files, node, links, flags)
         told = trace_of(loop, source, destination, protocol=protocol or "", family=int(family or 0))
     else:
         words = {"source": [source], "destination": [destination]}

@@ -67,6 +67,12 @@ def test_explain_answers_from_a_recording(recording: str, capsys: pytest.Capture
     assert "nothing is known of service/default/web" in capsys.readouterr().err
 
 
+def test_trace_answers_from_a_recording(recording: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", "pod/default/web-1", "service/default/web", "--from", recording, "-o", "json"]) == 0
+    ends = {one["ways"][0]["endpoint"] for one in json.loads(capsys.readouterr().out)["traces"]}
+    assert ends == {"10.1.0.1:8080", "[fd00:10:1::1]:8080"}
+
+
 def test_export_leaves_the_half_frame_out_and_is_read_alike(
     recording: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,11 +204,15 @@ def test_a_socket_that_may_not_be_opened_says_who_may(
         (b"nonsense\r\n\r\n", "no agent answers at"),
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\ngone", "is no agent (404)"),
         (
+            b'HTTP/1.1 404 Not Found\r\nContent-Length: 36\r\n\r\n{"error":"no such path: /v1/x; ..."}',
+            "is of another version (no such path: /v1/x; ...)",
+        ),
+        (
             b'HTTP/1.1 503 Service Unavailable\r\nContent-Length: 38\r\n\r\n{"error":"the loop is busy or stuck."}',
             "the loop is busy or stuck",
         ),
     ],
-    ids=["hangs up", "another version", "cut off", "no HTTP", "another server", "busy"],
+    ids=["hangs up", "another version", "cut off", "no HTTP", "another server", "older agent", "busy"],
 )
 def test_whatever_answers_instead_of_an_agent_is_one_line_and_exit_code_6(
     reply: bytes, error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
