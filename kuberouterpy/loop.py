@@ -460,18 +460,18 @@ class Loop:
         self._source(programmed.name, ok=False, reason=str(error), now=now)
 
     def _listed(self, programmed: Programmed, listing: Mapping[Key, object], now: float) -> None:
-        first = not programmed.listed
-        programmed.listed = True
+        # What differs at first was so before us, and routes that went with a link nobody took away.
+        expected = programmed.excused or not programmed.listed
+        programmed.listed, programmed.excused = True, False
         programmed.resync_in(now)
         self._source(programmed.name, ok=True, reason="", now=now)
         drifts = self.tracker.observe(
             programmed.driver.kinds,
             listing,  # type: ignore[arg-type]
             self._claimed,
-            fought_at=None if first or programmed.excused else now,
+            fought_at=None if expected else now,
         )
-        programmed.excused = False
-        if drifts and not first:
+        if drifts and not expected:
             # Who changed one thing may change the next: look again before the period is over.
             programmed.list_at = min(programmed.list_at, now + AUDIT_S)
             self._report(drifts)
@@ -484,9 +484,10 @@ class Loop:
             kind = kind_of(drift.key)
             self._drift[kind] = self._drift.get(kind, 0) + 1
             self._tally.drifted(kind, drift.what)
-            log_event(_log, logging.WARNING, "drift", kind=kind, key=name_of(drift.key), reason=drift.what)
+            # Another hand that does not stop is a person's to stop.
+            what, level = ("contested", logging.ERROR) if drift.left else ("drift", logging.WARNING)
+            log_event(_log, level, what, kind=kind, key=name_of(drift.key), reason=drift.what)
             if self._recorder is not None:
-                what = "contested" if drift.left else "drift"
                 self._recorder.saw(what, f"{drift.what} {kind} {name_of(drift.key)}")
         for reason, message in drift_told(drifts):
             self._on_trouble(reason, message)

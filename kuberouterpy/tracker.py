@@ -80,6 +80,7 @@ class Tracker:
         self._failed: dict[Key, Failure] = {}
         self._in_flight: dict[Key, Op] = {}
         self._counts: dict[ObjectKind, int] = {}
+        self._revisions: dict[ObjectKind, int] = {}
         self.contest: Final = Contest()
         """What another hand changes again and again."""
 
@@ -141,12 +142,23 @@ class Tracker:
         self._winner[key] = winner
         if before is None or before[1] != winner[1]:
             self._touch(key)
+        elif before[0] != winner[0]:
+            self._revise(key)
 
     def _touch(self, key: Key) -> None:
         # A new wanted value deserves a fresh try at once: its old failure says nothing about it.
         self._failed.pop(key, None)
         self.contest.forgive(key)
+        self._revise(key)
         self._dirty[self._group_of[KIND_OF_KEY[type(key)]]].add(key)
+
+    def _revise(self, key: Key) -> None:
+        kind = KIND_OF_KEY[type(key)]
+        self._revisions[kind] = self._revisions.get(kind, 0) + 1
+
+    def revision(self, *kinds: ObjectKind) -> tuple[int, ...]:
+        """Return a value that stays the same while wanted objects of some kinds and their winners do."""
+        return tuple(self._revisions.get(kind, 0) for kind in kinds)
 
     # --- what stands -----------------------------------------------------------------------------------------------
 

@@ -48,6 +48,8 @@ class Names(Struct, frozen=True):
 
     services: Mapping[VirtualServerKey, Place] = {}
     chains: Mapping[ChainKey, Denier] = {}
+    revision: tuple[int, ...] = ()
+    """Of what they were made from."""
 
 
 class Scrape(Struct, frozen=True):
@@ -64,8 +66,14 @@ class Scrape(Struct, frozen=True):
     """Monotonic time."""
 
 
-def names(loop: Loop) -> Names:
-    """Return what the cluster calls the objects that are counted by the kernel. On the loop's thread."""
+def names(loop: Loop, before: Names) -> Names:
+    """Return what the cluster calls the objects that are counted by the kernel. On the loop's thread.
+
+    Cost: every wanted object once; nothing where none of those with a name has changed since ``before``.
+    """
+    revision = loop.tracker.revision(VirtualServer, Chain)
+    if revision == before.revision:
+        return before
     services: dict[VirtualServerKey, Place] = {}
     chains: dict[ChainKey, Denier] = {}
     for owner, value in loop.tracker.winners():
@@ -75,7 +83,7 @@ def names(loop: Loop) -> Names:
             case Chain(key=chain, rules=(*_, last)) if owner.kind == "pod" and last.target == ("DROP",):
                 head, _, policies = last.reason.partition(" denied by ")
                 chains[chain] = Denier(_ref(owner.name), head.partition(" ")[0], policies)
-    return Names(services, chains)
+    return Names(services, chains, revision)
 
 
 def _ref(name: str) -> Ref:

@@ -66,7 +66,8 @@ class Scraper:
 
     def _current_names(self) -> Names:
         reply: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._loop.put(Ask(names, reply))
+        before = self._names
+        self._loop.put(Ask(lambda loop: names(loop, before), reply))
         try:
             told = reply.get(timeout=_NAMES_S)
         except queue.Empty:

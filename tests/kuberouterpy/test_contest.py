@@ -5,9 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kuberouterpy.cluster import Upsert
 from kuberouterpy.contest import FIGHTS, WINDOW_S, Contest
-from kuberouterpy.dataplane import LinkKey, NextHop, Owner, Route, RouteKey, Verb
+from kuberouterpy.dataplane import LinkKey, NextHop, Owner, Route, RouteKey, Verb, VirtualServer
+from kuberouterpy.family import FAMILIES
+from kuberouterpy.loop import AUDIT_S
 from kuberouterpy.tracker import Tracker
+from tests.kuberouterpy.test_guard import World, services
 
 KEYS = (RouteKey(254, "10.1.1.0/24"), RouteKey(254, "fd00:10:1:1::/64"))
 ROUTES = (Route(KEYS[0], (NextHop("10.0.0.2"),)), Route(KEYS[1], (NextHop("fd00::2"),)))
@@ -76,3 +80,37 @@ def test_no_object_is_put_right_more_than_three_times_in_ten_minutes_and_all_are
     act(now + WINDOW_S)
     assert set(kernel) == set(KEYS)
     assert tracker.unfinished() == 0
+
+
+def test_in_the_loop_a_fight_is_left_and_told_and_what_else_is_wanted_goes_on() -> None:
+    """Over the fake kernel, both families: a foreign hand deletes virtual servers again and again."""
+    world = World(1.0)
+    world.replace(*services(1))
+    objects = world.drivers["ipvs"].kernel.objects
+    keys = sorted(objects[VirtualServer])
+    assert [key.family for key in keys] == list(FAMILIES)
+
+    def attack(after_s: float) -> None:
+        for key in keys:
+            objects[VirtualServer].pop(key, None)
+        world.now += after_s
+        world.step()
+
+    for number in range(FIGHTS):
+        # A resync finds the first; after it the place is looked at again soon.
+        attack(AUDIT_S if number else 331.0)
+        assert world.servers() == 2
+    attack(AUDIT_S)
+    assert world.servers() == 0
+    assert [reason for reason, _ in world.told] == ["Drift"] * 3 + ["Contested"]
+    assert (
+        world.told[-1][1] == f"another hand changed virtual {keys[0]} (missing) and 1 more; left alone for ten minutes"
+    )
+    assert len(world.loop.status.contested) == world.loop.status.contested_total == 2
+    world.loop.put(Upsert(services(2)[1]))
+    world.step()
+    assert world.servers() == 2  # those of the new Service
+    world.now += WINDOW_S
+    world.step()
+    assert world.servers() == 4
+    assert world.loop.status.contested == ()

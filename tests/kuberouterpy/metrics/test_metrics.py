@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import replace
 
-from kuberouterpy.cluster import KUBERNETES_KINDS, Link, Replace, Service
+from kuberouterpy.cluster import KUBERNETES_KINDS, Delete, Link, Ref, Replace, Service, Upsert
 from kuberouterpy.config import Config
 from kuberouterpy.dataplane import Forward, RealServerKey, VirtualServerKey
 from kuberouterpy.drivers import fake
@@ -141,6 +141,18 @@ def test_a_loop_that_does_not_answer_delays_no_scrape_for_long_and_old_names_ser
     config = Config(node_name="n")
     stuck = Loop(config=config, controllers=(PROXY,), drivers=(), expected=())
     assert "kuberouterpy_build_info" in page(stuck)
+
+
+def test_names_are_made_anew_only_when_one_is_new(loop: Loop) -> None:
+    """And then at once: a server must not go by the name of the Service that had its address before."""
+    scraper = Scraper(loop, read=lambda _: READINGS)
+    first = scraper.scrape().names
+    assert scraper.scrape().names is first
+    loop.put(Upsert(replace(slice_of(IPV4, ""), endpoints=())))
+    assert scraper.scrape().names is first
+    loop.put(Delete(Service, WEB.ref))
+    loop.put(Upsert(replace(WEB, ref=Ref("default", "heir"))))
+    assert {place.service.name for place in scraper.scrape().names.services.values()} == {"heir"}
 
 
 def test_without_compat_there_are_no_names_of_others(loop: Loop) -> None:
