@@ -117,8 +117,11 @@ def test_an_agent_is_seen_from_all_sides(lab: Lab, shared: Pods, serve: Serve, m
     assert re.search(r"neighbor  \S+ established", shown)
     plan = ours(node, f"plan --from /run/lab/nodes/{NODE}/record")
     assert all(f"kube-dummy-if {address}/" in plan for address in addresses)
-    assert ours(node, "log-level debug --for 1m").startswith("debug, back in")
-    assert ours(node, "log-level info --for 1m").startswith("info, back in")
+    socket = f"curl -sX POST --unix-socket /run/lab/nodes/{NODE}/agent.sock"
+    levels = [
+        json.loads(node.run(f"{socket} 'http://agent/v1/log-level?level={name}&for=1m'")) for name in ("debug", "info")
+    ]
+    assert [(one["level"], 50 < one["for_s"] <= 60) for one in levels] == [("debug", True), ("info", True)]
 
     # A dump has all of it, and no secret of the kubeconfig.
     ours(node, "sysdump -o /tmp/dump.tar.gz")
