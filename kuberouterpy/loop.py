@@ -497,7 +497,8 @@ class Loop:
         closed = [group for group, programmed in self._driver_of.items() if not programmed.listed or programmed.busy]
         hold: list[ObjectKind] = [kind for kind, needed in NEEDS.items() if needed not in self._heard]
         if self.store.nodes.get(Ref("", self.config.node_name)) is None:
-            hold.append(Path)  # our own Node cannot be read: what it says of our ranges may still be so
+            # Our own Node cannot be read: what it says of our ranges and addresses may still be so.
+            hold += [Speaker, RoutePolicy, Neighbor, Path]
         self._watch_deletes(closed, hold)
         if self._guarded:
             hold = list(KINDS)

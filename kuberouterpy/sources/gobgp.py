@@ -310,7 +310,10 @@ class GobgpSource:
         answers = self._client.collect("ListPeer", pb.ListPeerRequest(), pb.ListPeerResponse) if started else []
         before = {one.address: one for one in self._neighbors}
         self._neighbors = tuple(
-            sorted((read_neighbor(one.peer, before) for one in answers), key=lambda one: ip_address(one.address).packed)
+            sorted(
+                (read_neighbor(one.peer, before, self._client.dialect) for one in answers),
+                key=lambda one: ip_address(one.address).packed,
+            )
         )
         for one in self._neighbors:
             known = before.get(one.address)
@@ -408,7 +411,7 @@ def _rank(path: pb.Path, attributes: wire.Attributes) -> tuple[object, ...]:
     )
 
 
-def read_neighbor(peer: pb.Peer, before: Mapping[str, NeighborState]) -> NeighborState:
+def read_neighbor(peer: pb.Peer, before: Mapping[str, NeighborState], dialect: Dialect = V4) -> NeighborState:
     """Return a session as GoBGP tells it."""
     address = str(ip_address(peer.conf.neighbor_address))
     state = Session(peer.state.session_state).name.lower()
@@ -417,6 +420,8 @@ def read_neighbor(peer: pb.Peer, before: Mapping[str, NeighborState]) -> Neighbo
     error = peer.state.disconnect_message or (known.error if known is not None else "")
     if known is not None and known.established and state != "established" and not peer.state.disconnect_message:
         error = "the session was lost"
+    if peer.state.admin_state == dialect.number(Shifted.ADMIN_TOO_MANY_PREFIXES):
+        error = "it announced too many prefixes: GoBGP ended the session"
     told = [one.mp_graceful_restart.state for one in peer.afi_safis if one.mp_graceful_restart.state.enabled]
     return NeighborState(
         address=address,

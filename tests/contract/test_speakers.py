@@ -129,6 +129,7 @@ def test_too_many_prefixes_end_the_session_and_the_next_resync_tries_again(site:
     bird.configure(password=SECRET, announce=[f"192.168.{number}.0/24" for number in range(30)])
     eventually(lambda: not node.up(Bird.v4))
     eventually(lambda: not node.learned)
+    eventually(lambda: (state := node.state(Bird.v4)) is not None and "too many prefixes" in state.error)
     assert bird.session() != "Established"
     assert node.up(Frr.v6)
     bird.configure(password=SECRET, announce=["192.168.0.0/24"])

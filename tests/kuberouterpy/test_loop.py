@@ -16,6 +16,7 @@ from kuberouterpy.cluster import (
     Link,
     Node,
     NodeAddress,
+    Passwords,
     Reachable,
     Ref,
     Rejection,
@@ -33,6 +34,8 @@ from kuberouterpy.dataplane import (
     Key,
     LocalAddress,
     LocalAddressKey,
+    Neighbor,
+    NeighborKey,
     NextHop,
     Object,
     Op,
@@ -41,6 +44,8 @@ from kuberouterpy.dataplane import (
     PathKey,
     Route,
     RouteKey,
+    RoutePolicy,
+    RoutePolicyKey,
     Speaker,
     SpeakerKey,
     Verb,
@@ -197,15 +202,34 @@ def test_routes_of_a_former_life_stay_until_bgp_has_spoken() -> None:
     assert route.key not in world.drivers["routes"].list()
 
 
-def test_paths_of_a_former_life_stay_while_the_own_node_cannot_be_read() -> None:
+def test_sessions_of_a_former_life_stay_until_the_passwords_were_readable() -> None:
+    """A neighbor whose password nobody can read now is not wanted; ending its session would help nobody."""
     world = World(Controller("routing", lambda *_: (), lambda *_: (), lambda *_: Desired(), lambda _: True))
-    path = Path(PathKey("10.1.4.0/24"), "10.0.0.1")
-    world.leave(Speaker(SpeakerKey(), 64512, "10.0.0.1"), path)
+    neighbor = Neighbor(NeighborKey("10.0.0.254"), 65001)
+    world.leave(Speaker(SpeakerKey(), 64512, "10.0.0.1"), neighbor)
+    world.sync(NODE)
+    world.step(after_s=400.0)
+    assert neighbor.key in world.drivers["gobgp"].list()
+    world.loop.put(Replace(Passwords, ()))
+    world.step()
+    assert neighbor.key not in world.drivers["gobgp"].list()
+
+
+def test_paths_sessions_and_policies_of_a_former_life_stay_while_the_own_node_cannot_be_read() -> None:
+    world = World(Controller("routing", lambda *_: (), lambda *_: (), lambda *_: Desired(), lambda _: True))
+    left = (
+        Speaker(SpeakerKey(), 64512, "10.0.0.1"),
+        Path(PathKey("10.1.4.0/24"), "10.0.0.1"),
+        Neighbor(NeighborKey("10.0.0.2"), 64512),
+        RoutePolicy(RoutePolicyKey("import"), ()),
+    )
+    world.leave(*left)
+    world.loop.put(Replace(Passwords, ()))
     world.sync()
-    assert path.key in world.drivers["gobgp"].list()
+    assert all(one.key in world.drivers["gobgp"].list() for one in left)
     world.loop.put(Upsert(NODE))
     world.step()
-    assert path.key not in world.drivers["gobgp"].list()
+    assert not any(one.key in world.drivers["gobgp"].list() for one in left)
 
 
 def test_leftovers_of_a_controller_that_is_not_run_stay() -> None:

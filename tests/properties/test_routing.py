@@ -19,6 +19,7 @@ from kuberouterpy.cluster import (
     LoadBalancerIngress,
     Node,
     NodeAddress,
+    Passwords,
     Record,
     Ref,
     Replace,
@@ -77,8 +78,11 @@ CONFIGS = {
         peer_router_ips=("10.0.0.254", "fd00::fe"),
         peer_router_asns=(65001, 65002),
         peer_import_cidrs=("192.168.0.0/16",),
+        peer_router_passwords_file="/etc/bgp",
     ),
 }
+
+CONFIGS["annotated"] = Config(node_name="node-1", enable_ipv6=True, nodes_full_mesh=False, peer_import_cidrs=("::/0",))
 
 addresses = st.sampled_from(ADDRESSES)
 some_addresses = st.lists(addresses, max_size=3, unique=True).map(tuple)
@@ -136,7 +140,10 @@ links = st.builds(
     mtu=st.sampled_from([0, 1500, 9000]),
     addresses=st.sampled_from([(), ("10.0.0.1/24",), ("10.0.0.1/24", "fd00::1/64"), ("10.9.0.1/16",)]),
 )
-records = st.one_of(nodes, services, slices, best_paths, links)
+passwords = st.sampled_from([("one", ""), ("one", "two"), ("only one",)]).map(
+    lambda found: Passwords("/etc/bgp", found)
+)
+records = st.one_of(nodes, services, slices, best_paths, links, passwords)
 
 
 def _delete(record: Record) -> Event:
