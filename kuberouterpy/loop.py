@@ -499,9 +499,10 @@ class Loop:
         if self.store.nodes.get(Ref("", self.config.node_name)) is None:
             # Our own Node cannot be read: what it says of our ranges and addresses may still be so.
             hold += [Speaker, RoutePolicy, Neighbor, Path]
-        self._watch_deletes(closed, hold)
+        leaving = {Path} if self.host.drain is Drain.GONE else set()
+        self._watch_deletes(closed, {*hold, *leaving})
         if self._guarded:
-            hold = list(KINDS)
+            hold = [kind for kind in KINDS if kind not in leaving]  # a node that was told to leave may
         done = 0
         for batch in self.tracker.pending(now, busy=closed, hold_deletes=hold):
             programmed = self._driver_of[batch.group]

@@ -148,6 +148,27 @@ def test_a_cordon_is_told_then_vips_go_then_an_uncordon_brings_all_back() -> Non
     ]
 
 
+def test_the_guard_against_deletes_lets_a_node_leave_that_was_told_to() -> None:
+    many = tuple(
+        Service(Ref("default", f"s{n}"), ServiceType.CLUSTER_IP, (f"10.96.1.{n}", f"fd00:96::1:{n}"))
+        for n in range(1, 11)
+    )
+    world = World(msgspec.structs.replace(CONFIG, drain_wait_s=0.0, max_delete_ratio=0.1))
+    world.start(NODE)
+    for one in many:
+        world.loop.put(Upsert(one))
+    world.step()
+    assert len(world.paths()) == 24
+    world.loop.put(Replace(Service, ()))
+    world.step()
+    assert len(world.paths()) == 24, "an API that lost its Services withdraws nothing"
+    assert world.loop.status.guard
+    world.loop.put(Upsert(node(unschedulable=True)))
+    world.step()
+    assert set(world.paths()) == PODS
+    assert world.loop.status.drain == "gone"
+
+
 def test_a_drain_is_not_done_before_the_withdrawals_are() -> None:
     world = World(msgspec.structs.replace(CONFIG, drain_wait_s=0.0))
     world.start(NODE)
