@@ -114,6 +114,7 @@ def list_(ctx: click.Context, /, *, save: bool, **options: Any) -> int:
 Examples:
   kuberouterpy ipvs show 10.96.0.10:80
   kuberouterpy ipvs show tcp/[fd00:10:96::a]:80
+  kuberouterpy ipvs show fwmark/1073771904
   kuberouterpy ipvs show --service default/web
 """
 )
@@ -122,7 +123,9 @@ Examples:
 @click.pass_context
 def show(ctx: click.Context, /, *, server: str, **options: Any) -> int:
     """Show virtual servers with each real server: its pod, weight and why, connections."""
-    if server:
+    if server.startswith("fwmark"):
+        options = options | {"name": " ".join(server.replace("/", " ").split())}
+    elif server:
         options = options | dict(zip(("vip", "port", "protocol"), _parsed(server, ctx), strict=True))
     return _listing(ctx, ipvsadm.Form.LIST, show_table, must_exist=bool(server), **options)
 
@@ -236,7 +239,9 @@ def _listing(
 ) -> int:
     def once() -> Iterator[str]:
         read = ipvs_table.read()
-        if output == "ipvsadm" and not (filters["service"] or filters["namespace"] or filters["state"]):
+        if output == "ipvsadm" and not (
+            filters["service"] or filters["namespace"] or filters["state"] or "name" in filters
+        ):
             kept = tuple(one for one in read.servers if is_wanted("", *identity(one.key), filters))
             yield from ipvsadm.lines(replace(read, servers=kept), form)
             return

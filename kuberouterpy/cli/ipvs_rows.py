@@ -185,6 +185,8 @@ def identity(key: VirtualServerKey) -> tuple[str, str, int]:
 
 def row_wanted(row: ServerRow, filters: dict[str, Any]) -> bool:
     """Return whether a row passes every filter."""
+    if not f"{row.name} ".startswith(f"{filters.get('name', '')} ".lstrip()):
+        return False
     protocol, _, place = row.name.partition(" ")
     host, _, port = place.rpartition(":")
     if protocol == "fwmark":

@@ -86,6 +86,7 @@ spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress], ingress: 
 OTHERS: tuple[Object, ...] = (
     Link(LinkKey("tun-0123456789a"), "ipip", mtu=1480, local="10.0.0.1", remote="10.0.0.2"),
     Link(LinkKey("tun-0123456789b"), "ip6tnl", local="fd00::1", remote="fd00::2"),
+    Link(LinkKey("tun-0123456789c"), "vxlan", 1450, "10.0.0.1", port=4789, vni=77, hardware="02:00:00:00:00:01"),
     LocalAddress(LocalAddressKey("kube-dummy-if", "10.96.77.77", 32)),
     Route(RouteKey(254, "10.1.9.0/24"), (NextHop("10.0.0.9"),)),
     Route(RouteKey(77, "fd00:1:9::/64"), (NextHop("fd00::9"),)),

@@ -199,6 +199,15 @@ def test_a_server_that_is_not_there_is_an_error(node: str, capsys: pytest.Captur
     assert main(["ipvs", "show", "nonsense", "--agent-socket", node]) == 2
 
 
+def test_a_server_by_firewall_mark_is_shown(
+    node: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marked = Virtual(VirtualServerKey(IPV4, Protocol.TCP, "", 0, 77), "rr", 0, 0, "", "", NONE)
+    monkeypatch.setattr(ipvs_table, "read", lambda: Table("1.2.1", 1, (marked,)))
+    assert shown(capsys, "show", "fwmark/77", "--agent-socket", node)[0] == "fwmark 77 inet rr (foreign) foreign"
+    assert main(["ipvs", "show", "fwmark/7", "--agent-socket", node]) == 1
+
+
 def test_ipvsadm_needs_no_agent(node: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ipvs", "list", "-o", "ipvsadm", "--agent-socket", node + ".none", "--vip", "192.0.2.1"]) == 0
     assert capsys.readouterr().out == (
