@@ -502,7 +502,7 @@ class Loop:
         leaving = {Path} if self.host.drain is Drain.GONE else set()
         self._watch_deletes(closed, {*hold, *leaving})
         if self._guarded:
-            hold = [kind for kind in KINDS if kind not in leaving]  # a node that was told to leave may
+            hold += [kind for kind in KINDS if kind not in leaving]  # a node that was told to leave may
         done = 0
         for batch in self.tracker.pending(now, busy=closed, hold_deletes=hold):
             programmed = self._driver_of[batch.group]

@@ -6,6 +6,7 @@ a port in use told once and tried again, a page that fails answered and logged, 
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import threading
@@ -62,7 +63,7 @@ class HttpSource:
         told = False
         while not self._stop.is_set():
             try:
-                self._server = _Server(self._address, self._port, self._pages)
+                self._server = _serve(self._address, self._port, self._pages)
             except OSError as error:
                 if not told:
                     name = f"{self._name}-port-unavailable"
@@ -73,6 +74,17 @@ class HttpSource:
             with self._server as server:
                 server.serve_forever(poll_interval=0.5)
             return
+
+
+def _serve(address: str, port: int, pages: Pages) -> _Server:
+    """Return a server on an address; on every address there is, where none is given. Errors: OSError."""
+    try:
+        return _Server(address, port, pages)
+    except OSError as error:
+        # A kernel started with ipv6.disable=1 has no such family at all.
+        if address or error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+            raise
+        return _Server("0.0.0.0", port, pages)  # noqa: S104
 
 
 class _Server(ThreadingHTTPServer):

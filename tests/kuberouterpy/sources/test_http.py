@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import logging
 import socket
@@ -86,6 +87,22 @@ def test_a_client_that_says_nothing_or_nonsense_keeps_nobody_waiting(
         other.sendall(b"\x00\xff nonsense\r\n\r\n")
         assert get(port, "/good") == (200, b"fine\n")
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_kernel_without_ipv6_is_served_over_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``ipv6.disable=1``: a socket of that family cannot even be made, and probes would end the agent."""
+
+    def bind(server: source._Server) -> None:
+        if server.address_family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        real(server)
+
+    real = source._Server.server_bind
+    monkeypatch.setattr(source._Server, "server_bind", bind)
+    with source._serve("", 0, pages) as server:
+        assert server.server_address[0] == "0.0.0.0"
+    with pytest.raises(OSError, match="not supported"):
+        source._serve("::1", 0, pages)
 
 
 def test_a_port_in_use_is_told_once_and_served_when_it_is_free(
