@@ -49,15 +49,17 @@ def pages(
 
 
 PAGES = list(pages(cli))
+BY_PATH = dict(PAGES)
 
 
 def page(path: tuple[str, ...], command: click.Command) -> str:
     """Return a help page, as wide as the document has it."""
     context: click.Context | None = None
-    for name in path:
-        # click keeps the help option that is made first: it must be made as a real call makes it.
-        settings = {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
-        context = click.Context(command, context, name, **settings)
+    for depth, name in enumerate(path, 1):
+        # click keeps the help option that is made first: it must be made as a real call makes it, below its groups.
+        above = BY_PATH[path[:depth]]
+        settings = {**above.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+        context = click.Context(above, context, name, **settings)
     assert context is not None
     return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
 
