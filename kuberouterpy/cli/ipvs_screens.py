@@ -15,7 +15,7 @@ from kuberouterpy.drivers.ipvs_table import Counters
 
 def list_table(listed: list[ServerRow], *, wide: bool) -> Iterator[str]:
     """Yield one line a virtual server."""
-    heads = ["VIRTUAL SERVER", "SCHED", "SERVICE", "PORT", "VIP", "REAL", "ACTIVE", "STATE"]
+    heads = ["VIRTUAL SERVER", "SCHED", "SERVICE", "PORT", "VIP", "READY", "ACTIVE", "STATE"]
     cells = [
         [
             row.name,
@@ -38,8 +38,8 @@ def list_table(listed: list[ServerRow], *, wide: bool) -> Iterator[str]:
 
 
 def _how_many(row: ServerRow) -> str:
-    draining = sum(not real.weight for real in row.reals)
-    return f"{len(row.reals)}" + (f" ({draining} draining)" if draining else "")
+    """Return how many real servers take new connections, of how many, as kubectl writes it."""
+    return f"{sum(bool(real.weight) for real in row.reals)}/{len(row.reals)}"
 
 
 def _state(row: ServerRow) -> str:
@@ -49,6 +49,10 @@ def _state(row: ServerRow) -> str:
 def _flags(row: ServerRow) -> str:
     persistent = f"persistent {row.persistence_s}s" if row.persistence_s else ""
     return " ".join(filter(None, (row.flags, persistent)))
+
+
+_SHORT: Final = {"masquerade": "masq"}
+"""As ``ipvsadm`` has it; columns are scarce."""
 
 
 def show_table(listed: list[ServerRow], *, wide: bool) -> Iterator[str]:
@@ -62,12 +66,12 @@ def show_table(listed: list[ServerRow], *, wide: bool) -> Iterator[str]:
             yield f"  wanted by {' and '.join(row.owners)}"
         for note in row.notes:
             yield f"  note: {note}"
-        heads = ["  REAL SERVER", "WEIGHT", "FORWARD", "ACTIVE", "INACTIVE", "POD", "NODE", "WHY"]
+        heads = ["  REAL SERVER", "WEIGHT", "FORWARD", "ACTIVE", "INACT", "POD", "NODE", "WHY"]
         cells = [
             [
                 f"  {place(real.address, real.port)}",
                 str(real.weight),
-                real.forward,
+                _SHORT.get(real.forward, real.forward),
                 str(real.active),
                 str(real.inactive),
                 real.pod or "-",

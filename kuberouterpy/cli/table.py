@@ -50,11 +50,13 @@ def lines(heads: Sequence[str], rows: Sequence[Sequence[str]], *, columns: int) 
 
 
 def _shrink(widths: list[int], room: int) -> None:
-    while sum(widths) > room:
-        widest = max(range(len(widths)), key=lambda index: widths[index])
-        if widths[widest] <= _LEAST:
-            return
-        widths[widest] -= 1
+    """Make columns narrower until they fit: the widest first, the first column, which says what a row is, last."""
+    for columns in (range(1, len(widths)), range(1)):
+        while sum(widths) > room:
+            widest = max(columns, key=lambda index: widths[index], default=0)
+            if widths[widest] <= _LEAST:
+                break
+            widths[widest] -= 1
 
 
 def _cut(text: str, room: int) -> str:

@@ -80,10 +80,10 @@ def shown(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
 
 def test_a_list_names_services_and_shows_foreign_ones(node: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown(capsys, "list", "--agent-socket", node) == [
-        "VIRTUAL SERVER SCHED SERVICE PORT VIP REAL ACTIVE STATE",
-        "tcp 10.96.0.10:80 rr default/web http cluster-ip 2 (1 draining) 4 ok",
-        "tcp 192.0.2.1:443 wlc (foreign) - - 1 0 foreign",
-        "tcp [fd00:96::a]:80 rr default/web http cluster-ip 1 2 ok",
+        "VIRTUAL SERVER SCHED SERVICE PORT VIP READY ACTIVE STATE",
+        "tcp 10.96.0.10:80 rr default/web http cluster-ip 1/2 4 ok",
+        "tcp 192.0.2.1:443 wlc (foreign) - - 1/1 0 foreign",
+        "tcp [fd00:96::a]:80 rr default/web http cluster-ip 1/1 2 ok",
     ]
 
 
@@ -91,8 +91,8 @@ def test_one_server_shows_pods_and_why_a_weight_is_zero(node: str, capsys: pytes
     out = shown(capsys, "show", "tcp/10.96.0.10:80", "--agent-socket", node)
     assert out[0] == "tcp 10.96.0.10:80 rr default/web http cluster-ip ok"
     assert out[1] == "wanted by proxy/service/default/web"
-    assert "10.1.1.3:8080 1 masquerade 2 1 default/web-1 n1 ready" in out
-    assert "10.1.2.3:8080 0 masquerade 2 1 - n2 terminating, drains" in out
+    assert "10.1.1.3:8080 1 masq 2 1 default/web-1 n1 ready" in out
+    assert "10.1.2.3:8080 0 masq 2 1 - n2 terminating, drains" in out
 
 
 @pytest.mark.parametrize(
@@ -247,6 +247,11 @@ def test_addresses_stand_in_the_tools_order_not_in_theirs() -> None:
 def test_a_table_fits_its_terminal(columns: int) -> None:
     rows = [["tcp [fd00:10:96::a]:80", "a-very-long-namespace-name/and-a-long-service-name", "x" * 40]] * 3
     assert all(len(line) <= columns for line in table.lines(("A", "B", "C"), rows, columns=columns))
+
+
+def test_what_a_row_is_gives_way_last() -> None:
+    rows = [["tcp [fd00:10:96::a]:80", "kube-system/a-long-service-name", "terminating, drains"]]
+    assert "tcp [fd00:10:96::a]:80" in "\n".join(table.lines(("A", "B", "C"), rows, columns=50))
 
 
 def test_nothing_is_cut_in_a_pipe() -> None:
