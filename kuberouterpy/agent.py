@@ -133,7 +133,8 @@ class Agent:
 
     def start(self) -> None:
         """Start every thread."""
-        _load_modules()
+        if self.loop.drivers:
+            _load_modules()
         self._check()
         self.events.start()
         if self.recorder is not None:
