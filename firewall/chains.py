@@ -38,6 +38,7 @@ FORWARD: Final = "KUBE-ROUTER-FORWARD"
 OUTPUT: Final = "KUBE-ROUTER-OUTPUT"
 ICMP: Final = "KUBE-ROUTER-ICMP"
 INPUT: Final = "KUBE-ROUTER-INPUT"
+TO_HOST: Final = "KUBE-ROUTER-TO-HOST"
 UNSEEN: Final = "KUBE-ROUTER-UNSEEN"
 TREES: Final = {Direction.INGRESS: "KUBE-ROUTER-TO-PODS", Direction.EGRESS: "KUBE-ROUTER-FROM-PODS"}
 
@@ -90,7 +91,9 @@ def base(host: Host, config: Config, *, egress_to_host: bool = False) -> Iterato
             yield chain_of(family, UNSEEN, (denied_log("unseen"), Rule((), ("DROP",), "of a pod not seen yet")))
         yield chain_of(family, FORWARD, (*unseen, *_top_rules(family)))
         yield chain_of(family, OUTPUT, (*unseen, *_top_rules(family, own_node=True)))
-        yield chain_of(family, INPUT, _input_rules(config, family, judged=egress_to_host))
+        if egress_to_host:
+            yield chain_of(family, TO_HOST, _to_host_rules(family))
+        yield chain_of(family, INPUT, _input_rules(host, config, family, judged=egress_to_host))
         for parent, name, reason in (
             ("INPUT", INPUT, _TO_HOST),
             ("FORWARD", FORWARD, _FORWARDED),
@@ -119,22 +122,31 @@ def _top_rules(family: Family, *, own_node: bool = False) -> Iterator[Rule]:
     yield Rule((), ("ACCEPT",), "allowed in both directions")
 
 
-def _input_rules(config: Config, family: Family, *, judged: bool) -> Iterator[Rule]:
+def _input_rules(host: Host, config: Config, family: Family, *, judged: bool) -> Iterator[Rule]:
     """Yield what pods meet that address this host: services are none of it, and only the cluster's policies may deny it."""
     source = ("--match-set", in_family(LOCAL_PODS, family), "src")
     yield Rule(("-m", "set", "!", *source), ("RETURN",), "not from a pod of this host")
-    for prefix in (*config.service_cluster_ip_range, *config.service_external_ip_range, *config.loadbalancer_ip_range):
-        if family_of(prefix) is family:
-            yield Rule(("-d", prefix), ("RETURN",), "a VIP: judged when its endpoint is chosen")
     first, last = config.service_node_port_range
     for protocol in Protocol:
         match = ("-p", str(protocol), "-m", "addrtype", "--dst-type", "LOCAL", "--dport", f"{first}:{last}")
         yield Rule(match, ("RETURN",), "a node port: judged when its endpoint is chosen")
+    # Before the ranges: one may hold the node's own addresses as well.
+    for address in dict.fromkeys((*host.node_addresses, *host.addresses)) if judged else ():
+        if family_of(address) is family:
+            own = ("-d", f"{address}/{family.host_prefix}")
+            yield from (Rule(own, (TO_HOST,), "this host"), Rule(own, ("RETURN",), "this host"))
+    for prefix in (*config.service_cluster_ip_range, *config.service_external_ip_range, *config.loadbalancer_ip_range):
+        if family_of(prefix) is family:
+            yield Rule(("-d", prefix), ("RETURN",), "a VIP: judged when its endpoint is chosen")
     if judged:
-        yield Rule(("-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"), ("RETURN",), "of an allowed connection")
-        yield Rule(("-p", family.icmp), (ICMP,), "errors and neighbour discovery always pass")
-        yield Rule((), (TREES[Direction.EGRESS],), "the cluster's policies may deny a pod its node")
-        yield Rule(ALLOWED, FORGET, "the mark is ours alone")
+        yield Rule((), (TO_HOST,), "this host, by another address")
+
+
+def _to_host_rules(family: Family) -> Iterator[Rule]:
+    yield Rule(("-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"), ("RETURN",), "of an allowed connection")
+    yield Rule(("-p", family.icmp), (ICMP,), "errors and neighbour discovery always pass")
+    yield Rule((), (TREES[Direction.EGRESS],), "the cluster's policies may deny a pod its node")
+    yield Rule(ALLOWED, FORGET, "the mark is ours alone")
 
 
 def _icmp_rules(family: Family) -> Iterator[Rule]:

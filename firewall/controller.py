@@ -81,7 +81,7 @@ _SYSCTLS: Final = {
     Family.IPV4: "net/bridge/bridge-nf-call-iptables",
     Family.IPV6: "net/bridge/bridge-nf-call-ip6tables",
 }
-_CHAINS: Final = frozenset({chains.INPUT, chains.FORWARD, chains.OUTPUT, chains.ICMP, chains.UNSEEN})
+_CHAINS: Final = frozenset({chains.INPUT, chains.TO_HOST, chains.FORWARD, chains.OUTPUT, chains.ICMP, chains.UNSEEN})
 _CHAIN_PREFIXES: Final = ("KUBE-POD-FW-", "KUBE-NWPLCY-", *chains.TREES.values())
 
 

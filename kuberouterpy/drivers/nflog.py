@@ -1,6 +1,6 @@
 """Packets that a rule sends to an NFLOG group, read from the kernel one by one: what the firewall denied, as it happens.
 
-A group has one reader at a time (EBUSY for a second one). Nothing is kept while nobody reads: the kernel drops it.
+A group has one reader at a time. Nothing is kept while nobody reads: the kernel drops it.
 
 Kernel: net/netfilter/nfnetlink_log.c; the wire is nfnetlink with ``struct nfulnl_msg_packet_hdr`` and attributes NFULA_*.
 """
@@ -44,6 +44,8 @@ _PAYLOAD, _PREFIX = 9, 10
 """NFULA_*."""
 _HEADER: Final = struct.Struct("=IHHII")
 _ERROR: Final = 2
+_HELD: Final = frozenset({errno.EBUSY, errno.EPERM})
+"""What the kernel says where another socket has bound the group; EPERM also to who has no CAP_NET_ADMIN."""
 
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp", 132: "sctp"}
 _WITH_PORTS: Final = frozenset({"tcp", "udp", "sctp"})
@@ -74,11 +76,15 @@ class NflogReader:
         self._attempt = f"read NFLOG group {group}"
         try:
             self._socket = open_socket(NETFILTER)
+        except OSError as error:
+            raise unanswered(self._attempt, error) from error
+        try:
             self._configure(group)
         except OSError as error:
-            if error.errno == errno.EBUSY:
+            self._socket.close()
+            if error.errno in _HELD:
                 raise DriverError(
-                    f"{self._attempt}: another program reads it (ulogd?); stop that one", error.errno
+                    f"{self._attempt}: another program reads it (ulogd?), or this one is not root", error.errno
                 ) from None
             raise unanswered(self._attempt, error) from error
 

@@ -44,7 +44,7 @@ _STUCK: Final = 3
 """Failures at one resourceVersion until it is given up: the server may have been restored from a backup."""
 _GONE: Final = 410
 _ABSENT: Final = 404
-ABSENT_S: Final = 20.0
+ABSENT_S: Final = 12.0
 """An optional kind that is not served is asked for again after once to twice this."""
 _ABSENT_TIMES: Final = 3
 """An API server that starts may not serve yet what it knows: so often it must deny a kind before its objects are gone."""

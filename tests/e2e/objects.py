@@ -10,6 +10,9 @@ from kuberouterpy.lab.client import Object, Resource
 NAMESPACE = "e2e"
 OTHER_NAMESPACE = "e2e-other"
 NETWORK_POLICIES = Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")
+DEFINITIONS = Resource(
+    "CustomResourceDefinition", "apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False
+)
 EVENTS = Resource("Event", "v1", "events")
 
 HTTP, DNS, SIGNAL = 8080, 8053, 9132

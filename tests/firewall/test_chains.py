@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from firewall.chains import Isolated, branch, pod_chain_name
 from firewall.policies import Direction
-from kuberouterpy.cluster import NetworkPolicy, PolicyPort, PolicyRule, Ref
+from kuberouterpy.cluster import Action, ClusterRule, IpBlock, NetworkPolicy, PolicyPort, PolicyRule, Record, Ref
 from kuberouterpy.config import Config
 from kuberouterpy.dataplane import Jump, Rule, Sysctl
 from kuberouterpy.family import FAMILIES, IPV4, Family
-from kuberouterpy.labels import EVERYTHING, selector
+from kuberouterpy.labels import EVERYTHING, PodSelector, selector
 from kuberouterpy.protocol import Protocol
-from tests.firewall.world import CONFIG, Cluster, by_owner, filled, host, merged, namespace, pod, policy
-from tests.oracle.netfilter import Netfilter, Packet, from_node
+from tests.firewall.world import CONFIG, Cluster, by_owner, cluster_policy, filled, host, merged, namespace, pod, policy
+from tests.oracle.netfilter import Netfilter, Packet, from_node, to_node
 
 A, B = {4: "10.1.0.5", 6: "fd00:1:0::5"}, {4: "10.1.0.6", 6: "fd00:1:0::6"}
 WORLD = {4: "192.0.2.1", 6: "2001:db8::1"}
@@ -240,3 +241,27 @@ def test_families_are_compiled_by_the_same_lines() -> None:
         for family in FAMILIES
     }
     assert names[IPV4] == names[Family.IPV6]
+
+
+def test_what_pods_ask_of_their_node_is_judged_by_the_clusters_policies_only() -> None:
+    """Also where a range of VIPs holds the node's own address; VIPs and node ports are left to OUTPUT."""
+    everybody = PodSelector(EVERYTHING, namespaces=EVERYTHING)
+    deny = ClusterRule(Action.DENY, (IpBlock("0.0.0.0/0"), IpBlock("::/0")))
+    records = (namespace("x"), pod("x/a", addresses=(A[4], "fd00:1::5")))
+    here = msgspec.structs.replace(host("node-0"), node_addresses=("10.0.0.1", "fd00::1"))
+    config = msgspec.structs.replace(CONFIG, loadbalancer_ip_range=("10.0.0.0/24", "fd00::/64"))
+
+    def judged(*more: Record) -> Netfilter:
+        return Netfilter(merged(by_owner(filled((*records, *more)), here, config)).values())
+
+    judges = judged(cluster_policy("guard", everybody, egress=(deny,)))
+    for version, own, gateway, vip in (
+        (4, "10.0.0.1", "10.1.0.1", "10.96.0.9"),
+        (6, "fd00::1", "fd00:1::1", "fd00::9"),
+    ):
+        source = A[4] if version == 4 else "fd00:1::5"
+        for destination, port, passes in ((own, 22, False), (gateway, 22, False), (vip, 80, True), (own, 30080, True)):
+            assert judges.send(to_node(source, destination, "tcp", port)).accepted is passes, destination
+        assert judges.send(to_node(WORLD[version], own, "tcp", 22)).accepted
+        isolated = judged(policy("x/shut", EVERYTHING, egress=()))
+        assert isolated.send(to_node(source, own, "tcp", 22)).accepted

@@ -32,7 +32,7 @@ from kuberouterpy.drivers.iptables import IptablesDriver
 from kuberouterpy.tracker import Tracker
 from tests.firewall.world import CONFIG, filled, host, oracle
 from tests.oracle.networkpolicy import Flow, Oracle
-from tests.properties.test_firewall import LABELS, NAMESPACES, pods, policies
+from tests.properties.test_firewall import LABELS, NAMESPACES, cluster_policies, pods, policies
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("netns"), pytest.mark.timeout(400)]
 
@@ -46,7 +46,7 @@ GATEWAYS = {"bridge": ("10.1.0.1/24", "fd00:1::1/64"), "world": ("192.0.2.254/24
 PORTS = (80, 81, 443, 8080)
 _CLONE_NEWNET = 0x40000000
 _SCTP = 132
-_WAIT_S = 1.5
+_WAIT_S = 1.0
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -183,8 +183,8 @@ def _write(path: str, text: str) -> None:
 class Agent:
     """The controller over the real drivers."""
 
-    def __init__(self) -> None:
-        self.here = host("node-0")
+    def __init__(self, name: str = "node-0") -> None:
+        self.here = host(name)
         self.drivers: dict[tuple[Any, ...], Any] = {(Set, Entry): IpsetDriver(), (Chain, Jump): IptablesDriver()}
         self.tracker = Tracker(tuple(self.drivers))
 
@@ -195,11 +195,15 @@ class Agent:
         for owner in {*self.tracker.owners(), *owners}:
             objects = CONTROLLER.desired(owner, store, self.here, CONFIG).objects if owner in owners else ()
             self.tracker.replace(owner, objects)
+        self.repair()
+        return oracle(store)
+
+    def repair(self) -> None:
+        """Apply whatever differs."""
         for batch in self.tracker.pending(0.0):
             for op, error in self.drivers[batch.group].apply(batch.ops):
                 assert error is None, (op, error)
                 self.tracker.record(op, None, 0.0)
-        return oracle(store)
 
     def drift(self) -> list[object]:
         """Return how the kernel differs from what was programmed."""
@@ -218,7 +222,8 @@ def clusters(draw: st.DrawFn) -> tuple[Record, ...]:
     for name in ("a", "b", "c"):
         one = draw(pods())
         some.append(Pod(Ref(one.ref.namespace, name), "node-0", PLACES[name], one.labels, one.ports))
-    return (*spaces, *some, *draw(st.lists(policies(), min_size=2, max_size=5)))
+    cluster = draw(st.lists(cluster_policies(), max_size=2))
+    return (*spaces, *some, *cluster, *draw(st.lists(policies(), min_size=2, max_size=5)))
 
 
 def flows(round_: int) -> list[Flow]:
@@ -244,7 +249,7 @@ def test_packets_arrive_where_the_oracle_allows_it() -> None:
     rounds = itertools.count()
 
     @settings(
-        max_examples=12,
+        max_examples=100,
         deadline=None,
         database=None,
         derandomize=True,
