@@ -33,7 +33,9 @@ _CODES: Final = {
     "refused": {REFUSED},
     "lost": {REFUSED, TIMED_OUT},
 }
-_PATIENCE_S: Final = 1.0
+_PATIENCE_S: Final = 2.5
+"""An ICMPv6 error that comes while its client is still inside connect(), as between namespaces of one kernel, is lost on
+it: the next SYN, a second later, is refused."""
 PODS: Final = {"guest": NAMESPACE, "blue": NAMESPACE, "green": NAMESPACE, "stranger": "e2e-other"}
 
 
