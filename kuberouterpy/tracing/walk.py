@@ -195,8 +195,10 @@ class _Walker:
         self._tell("ipvs", f"{asked} chooses {target} weight {real.weight}{share}", key=real.key)
         ways: Iterator[Way]
         if real.forward is Forward.TUNNEL:
-            self._tell("ipvs", "tunnelled: the endpoint answers the client itself, past this node")
-            ways = iter([self._end(packet, Fate.AWAY, f"in a tunnel to {real.key.address}")])
+            asked_for = f"{packet.destination}:{packet.port}"
+            packet.destination, packet.port = real.key.address, real.key.port or packet.port
+            text = f"in a tunnel to {packet.destination}, which answers for {asked_for} itself"
+            ways = iter([self._end(packet, self._out(packet.destination)[2], text)])
         else:
             packet.destination, packet.port, packet.proxied = real.key.address, real.key.port, True
             ways = self._to_endpoint(packet, here=here)
