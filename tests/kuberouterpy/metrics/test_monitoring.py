@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kuberouterpy.config import Config
 from kuberouterpy.dataplane import Chain, ChainKey, Table
 from kuberouterpy.drivers.readings import Denied
 from kuberouterpy.exposition import Distribution, Metric
@@ -126,6 +127,21 @@ def test_alerts_and_dashboard_use_only_what_the_agent_exports() -> None:
 def test_promtool_accepts_the_rules_and_what_they_are_tested_with() -> None:
     promtool("check", "rules", str(MONITORING / "rules.yaml"))
     promtool("test", "rules", str(MONITORING / "rules_test.yaml"))
+
+
+def test_agents_are_found_on_nodes_of_both_families(tmp_path: Path) -> None:
+    (job,) = yaml.safe_load((MONITORING / "scrape.yaml").read_text())["scrape_configs"]
+    assert job.pop("kubernetes_sd_configs") == [{"role": "node"}]
+    path = tmp_path / "scrape.yaml"  # Debian's promtool is built without discovery in Kubernetes
+    path.write_text(yaml.safe_dump({"scrape_configs": [{**job, "static_configs": [{"targets": ["a:1"]}]}]}))
+    promtool("check", "config", str(path))
+    rules = [one for one in job["relabel_configs"] if one["target_label"] == "__address__"]
+    made = {
+        address: [one["replacement"].replace("$1", address) for one in rules if re.fullmatch(one["regex"], address)]
+        for address in ("10.0.0.1", "fd00::1")
+    }
+    port = Config().metrics_port
+    assert made == {"10.0.0.1": [f"10.0.0.1:{port}"], "fd00::1": [f"[fd00::1]:{port}"]}
 
 
 def test_every_alert_is_tested_to_fire() -> None:
