@@ -77,6 +77,7 @@ NAME: Final = "firewall"
 BASE: Final = Owner(NAME, "base")
 
 _BRIDGED: Final = "traffic between two pods of one bridge meets the firewall"
+_LOOSE: Final = "a connection that was cut is not taken up again from its middle"
 _SYSCTLS: Final = {
     Family.IPV4: "net/bridge/bridge-nf-call-iptables",
     Family.IPV6: "net/bridge/bridge-nf-call-ip6tables",
@@ -323,6 +324,8 @@ def desired(owner: Owner, store: Store, host: Host, config: Config) -> Desired:
 
 
 def _base(store: Store, host: Host, config: Config) -> Iterator[Object]:
+    if config.netpol_cut_flows:
+        yield Sysctl(SysctlKey("net/netfilter/nf_conntrack_tcp_loose"), "0", _LOOSE)
     for family in host.families:
         yield Sysctl(SysctlKey(_SYSCTLS[family]), "1", _BRIDGED)
     yield from chains.base(host, config, egress_to_host=any(policy.egress for policy in store.cluster_policies))

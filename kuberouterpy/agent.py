@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
@@ -33,7 +33,10 @@ from kuberouterpy.cluster import (
 )
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller
+from kuberouterpy.cutting import Cutter
 from kuberouterpy.dataplane import Note, Owner
+from kuberouterpy.drivers import Driver
+from kuberouterpy.drivers.announced import Announced
 from kuberouterpy.drivers.cni import CniDriver
 from kuberouterpy.drivers.conntrack import ConntrackDriver
 from kuberouterpy.drivers.fou import FouDriver
@@ -45,6 +48,7 @@ from kuberouterpy.drivers.ipvs import IpvsDriver
 from kuberouterpy.drivers.links import LinksDriver
 from kuberouterpy.drivers.routes import RoutesDriver
 from kuberouterpy.drivers.sysctl import SysctlDriver
+from kuberouterpy.drivers.tracked import ConnectionTable
 from kuberouterpy.drivers.vxlan import VxlanDriver
 from kuberouterpy.lane import Lane, LaneResult
 from kuberouterpy.log import configure
@@ -271,6 +275,13 @@ class Agent:
             proxy_pages = health.proxy_pages(status, time.monotonic, time.time)
             yield HttpSource(config.health_addr, config.proxy_health_port, proxy_pages, name="proxy-health")
 
+    def _cutting(self, driver: Driver, controllers: Collection[str]) -> Driver:
+        """Return a driver after whose changes connections end that are denied now, where that is asked for."""
+        if not self._config.netpol_cut_flows or "firewall" not in controllers:
+            return driver
+        cutter = Cutter(ConnectionTable())
+        return Announced(driver, lambda ops: cutter.review(self.loop, ops))
+
     def _drivers(self, chosen: tuple[Controller, ...]) -> Iterator[Programmed]:
         config = self._config
         names = {controller.name for controller in chosen}
@@ -283,8 +294,8 @@ class Agent:
             LinksDriver(dummy="proxy" in names, tunnels="routing" in names),
             period_s=config.injected_routes_sync_period_s,
         )
-        yield Programmed(IpsetDriver(), period_s=config.iptables_sync_period_s)
-        yield Programmed(IptablesDriver(config.families), period_s=config.iptables_sync_period_s)
+        for firewall in (IpsetDriver(), IptablesDriver(config.families)):
+            yield Programmed(self._cutting(firewall, names), period_s=config.iptables_sync_period_s)
         if "proxy" in names:
             yield Programmed(IpvsDriver(lambda key: is_ours(self.loop, key)), period_s=config.ipvs_sync_period_s)
             yield Programmed(ConntrackDriver(), period_s=config.ipvs_sync_period_s)

@@ -127,6 +127,7 @@ class Config(Struct, frozen=True, kw_only=True):
     # Firewall
     iptables_sync_period_s: float = 300.0
     netpol_default_deny: bool = False
+    netpol_cut_flows: bool = False
     use_nftables_for_netpol: bool = False
 
     # LoadBalancer allocator

@@ -60,6 +60,7 @@ _IPV4_DESTINATION: Final = 2
 _DESTINATIONS: Final = frozenset({_IPV4_DESTINATION, 4})
 """CTA_IP_V4_DST, CTA_IP_V6_DST."""
 _PROTOCOL_NUMBER: Final = 1
+_SOURCE_PORT: Final = 2
 _DESTINATION_PORT: Final = 3
 _FILTER_ORIGINAL: Final = 1
 _BY_DESTINATION: Final = 1 << 1
@@ -148,7 +149,7 @@ class ConntrackDriver:
             questions = [_narrow(key) for key in of_family]
             if len(of_family) > _SINGLE_DUMPS:
                 questions = [_narrow(FlowsKey(family, protocol, "", 0)) for protocol in protocols]
-            for question in questions if self._filters else [_plain(family)]:
+            for question in questions if self._filters else [everything(family)]:
                 for body in self._dump(question, family):
                     entry = decode(body)
                     if entry is not None and entry.key in wanted:
@@ -158,19 +159,31 @@ class ConntrackDriver:
         try:
             return self._netlink.dump(Message(_GET, 0, question))
         except OSError as error:
-            if error.errno not in _FILTERLESS or question == _plain(family):
+            if error.errno not in _FILTERLESS or question == everything(family):
                 raise
-        replies = self._netlink.dump(Message(_GET, 0, _plain(family)))
+        replies = self._netlink.dump(Message(_GET, 0, everything(family)))
         self._filters = False
         return replies
 
     def _delete(self, entries: Sequence[Entry]) -> None:
-        messages = [Message(_DELETE, 0, _plain(entry.key.family) + entry.identity) for entry in entries]
+        messages = [Message(_DELETE, 0, everything(entry.key.family) + entry.identity) for entry in entries]
         refused = self._netlink.transact(messages)
         self.deleted += len(entries) - len(refused)
         for position, refusal in refused.items():
             if refusal.errno != errno.ENOENT:  # it ended by itself
                 raise failure(f"delete conntrack entry of {entries[position].key}", refusal)
+
+
+def decode_ends(body: Payload) -> tuple[Protocol, str, str, int, bytes] | None:
+    """Return protocol, who began, who answers, the answerer's port and the identity; ``None`` where it has no ports."""
+    entry = decode(body)
+    parts = dict(attributes(memoryview(body)[4:]))
+    original, reply = (dict(attributes(parts.get(kind, b""))) for kind in (_TUPLE_ORIGINAL, _TUPLE_REPLY))
+    ports = dict(attributes(reply.get(_TUPLE_PROTOCOL, b"")))
+    if entry is None or _SOURCE_PORT not in ports:
+        return None
+    begun = _address(original.get(_TUPLE_IP, b""), _SOURCES)
+    return entry.key.protocol, begun, entry.answerer, int.from_bytes(ports[_SOURCE_PORT], "big"), entry.identity
 
 
 def decode(body: Payload) -> Entry | None:
@@ -205,7 +218,7 @@ def _answering(op: Op) -> tuple[str, ...]:
     return op.value.answering if isinstance(op.value, Flows) else ()
 
 
-def _plain(family: Family) -> bytes:
+def everything(family: Family) -> bytes:
     """Return a request's head: all entries of a family."""
     return struct.pack(">BBH", _SOCKET_FAMILIES[family], 0, 0)
 
@@ -224,7 +237,7 @@ def _narrow(key: FlowsKey) -> bytes:
             flags |= _BY_DESTINATION
             halves.append(nested(_TUPLE_IP, attribute(_IPV4_DESTINATION, inet_pton(AF_INET, key.address))))
     kept = nested(_FILTER, attribute(_FILTER_ORIGINAL, struct.pack("=I", flags)))
-    return _plain(key.family) + nested(_TUPLE_ORIGINAL, *halves) + kept
+    return everything(key.family) + nested(_TUPLE_ORIGINAL, *halves) + kept
 
 
 def _parts(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
