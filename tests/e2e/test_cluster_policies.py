@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from kuberouterpy.lab.client import Object, Resource
-from tests.cluster import Lab, eventually
+from tests.cluster import Lab, eventually, url
 from tests.documents import ROOT
 from tests.e2e.conftest import Make, Pods, Serve, remove, vip_urls
 from tests.e2e.objects import DEFINITIONS, HTTP, NETWORK_POLICIES, policy, port, service
@@ -101,3 +101,18 @@ def explained(lab: Lab, shared: Pods) -> None:
     denial = json.loads(text)
     assert (code, denial["source_name"], denial["destination_name"]) == (0, "e2e/blue", "e2e/red")
     assert (denial["direction"], denial["policies"], denial["port"]) == ("ingress", "deny", HTTP)
+
+
+def test_a_pod_is_denied_its_own_node_and_others(lab: Lab, shared: Pods, make: Make) -> None:
+    """Nodes as peers: ``host`` serves on node-2, where blue is a neighbor; red is on another node."""
+    places = {name: shared[name] for name in ("red", "blue", "stranger")}
+    urls = [url(lab.address("node-2", family), 18080) for family in lab.families]
+    eventually(only, places, urls, places)
+    spec = {"tier": "Admin", "priority": 1, "subject": {"namespaces": {"matchLabels": {"team": "own"}}}}
+    rules = [{"action": "Deny", "to": [{"nodes": {}}], "protocols": [{"tcp": {"destinationPort": {"number": 18080}}}]}]
+    make(CLUSTER_POLICIES, {"metadata": {"name": "no-nodes"}, "spec": {**spec, "egress": rules}})
+    eventually(only, places, urls, {"stranger"})
+    words = ("explain", "--from", "e2e/blue", "--to", "node-2", "--port", "18080", "-o", "json")
+    answers = json.loads(say(lab, "node-2", *words)[1])["answers"]
+    found = [(one["allowed"], one["hooks"], one["walked"][0]["accepted"]) for one in answers]
+    assert found == [(False, ["INPUT"], False)] * len(lab.families)
