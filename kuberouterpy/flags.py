@@ -438,7 +438,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
         _F,
         "Deny pods the agent has not seen yet",
     ),
-    Flag("netpol-cut-flows", BOOL, _F, "End established connections that a changed policy denies"),
+    Flag("netpol-cut-flows", BOOL, _F, "End established connections that a changed policy denies", ours=True),
     Flag("use-nftables-for-netpol", BOOL, _F, "nftables backend", "iptables (legacy or nft variant) enforces policies"),
     # LoadBalancer allocator
     Flag("loadbalancer-ip-range", PREFIXES, _L, "Ranges of load-balancer IPs that may be served"),
