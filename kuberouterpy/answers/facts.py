@@ -72,7 +72,11 @@ def _tell_pod(loop: Loop, record: Pod) -> Iterator[str]:
     )
     yield "labels " + (", ".join(f"{key}={value}" for key, value in sorted(record.labels.items())) or "none")
     policies = [one for one in loop.store.policies_in(record.ref.namespace) if one.pods.matches(record.labels)]
-    yield "selected by " + (", ".join(sorted(f"policy/{one.ref}" for one in policies)) or "no policy")
+    names = sorted(f"policy/{one.ref}" for one in policies)
+    names += sorted(
+        f"cnp/{one.ref.name}" for one in loop.store.cluster_policies if loop.store.matches(one.subject, record)
+    )
+    yield "selected by " + (", ".join(names) or "no policy")
 
 
 def _tell_node(loop: Loop, record: Node) -> Iterator[str]:

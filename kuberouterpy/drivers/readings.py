@@ -22,15 +22,17 @@ from kuberouterpy.family import Family
 _PROC: Final = Path("/proc/sys/net/netfilter")
 _CONNECTIONS: Final = Path("/proc/net/ip_vs_conn")
 _TIMEOUT_S: Final = 10.0
-_DENIED: Final = re.compile(r"^\[(\d+):(\d+)\] -A (KUBE-POD-FW-\S+) .*-j DROP$", re.MULTILINE)
-"""The last rule of a pod's chain, with its counters."""
+_DENIED: Final = re.compile(r"^\[(\d+):(\d+)\] -A (KUBE-POD-FW-\S+) .*kr:([A-Z2-7]{8}).*-j DROP$", re.MULTILINE)
+"""A rule of a pod's chain that drops, with its counters and its id: there is one for each tier of policies."""
 
 
 class Denied(Struct, frozen=True):
-    """What the chain of a pod dropped since it was last written."""
+    """What one rule in the chain of a pod dropped since the chain was last written."""
 
     family: Family
     chain: str
+    rule: str
+    """Id of the rule."""
     packets: int
     bytes: int
 
@@ -92,7 +94,9 @@ def _denied(family: Family) -> tuple[Denied, ...]:
 
 def denied(saved: str, family: Family) -> tuple[Denied, ...]:
     """Return the counters of the dropping rules in what ``iptables-save -c`` prints."""
-    return tuple(Denied(family, chain, int(packets), int(size)) for packets, size, chain in _DENIED.findall(saved))
+    return tuple(
+        Denied(family, chain, rule, int(packets), int(size)) for packets, size, chain, rule in _DENIED.findall(saved)
+    )
 
 
 def _number(path: Path) -> int | None:

@@ -34,20 +34,21 @@ class Place(Struct, frozen=True):
 
 
 class Denier(Struct, frozen=True):
-    """Whose chain it is."""
+    """Whose rule it is."""
 
     pod: Ref
     direction: str
     """ingress or egress."""
     policies: str
-    """Names of the policies that isolate the pod, as the rule's comment has them."""
+    """Names of the policies that deny it, as the rule's comment has them."""
 
 
 class Names(Struct, frozen=True):
     """What the kernel's objects are called in the cluster."""
 
     services: Mapping[VirtualServerKey, Place] = {}
-    chains: Mapping[ChainKey, Denier] = {}
+    deniers: Mapping[tuple[ChainKey, str], Denier] = {}
+    """By chain and id of a rule that drops."""
     revision: tuple[int, ...] = ()
     """Of what they were made from."""
 
@@ -75,15 +76,17 @@ def names(loop: Loop, before: Names) -> Names:
     if revision == before.revision:
         return before
     services: dict[VirtualServerKey, Place] = {}
-    chains: dict[ChainKey, Denier] = {}
+    deniers: dict[tuple[ChainKey, str], Denier] = {}
     for owner, value in loop.tracker.winners():
         match value:
             case VirtualServer(key=server) if owner.kind == "service":
                 services[server] = Place(_ref(owner.name))
-            case Chain(key=chain, rules=(*_, last)) if owner.kind == "pod" and last.target == ("DROP",):
-                head, _, policies = last.reason.partition(" denied by ")
-                chains[chain] = Denier(_ref(owner.name), head.partition(" ")[0], policies)
-    return Names(services, chains, revision)
+            case Chain(key=chain, rules=rules) if owner.kind == "pod":
+                for rule in rules:
+                    if rule.target == ("DROP",):
+                        head, _, policies = rule.reason.partition(" denied by ")
+                        deniers[chain, rule.id] = Denier(_ref(owner.name), head.partition(" ")[0], policies)
+    return Names(services, deniers, revision)
 
 
 def _ref(name: str) -> Ref:
@@ -282,7 +285,7 @@ def _directed(labels: dict[str, str], counts: Mapping[str, int]) -> Iterator[tup
 def _denied(scrape: Scrape) -> Iterator[Metric]:
     found = []
     for one in scrape.readings.denied:
-        denier = scrape.names.chains.get(ChainKey(one.family, Table.FILTER, one.chain))
+        denier = scrape.names.deniers.get((ChainKey(one.family, Table.FILTER, one.chain), one.rule))
         if denier is not None:
             labels = {
                 "namespace": denier.pod.namespace,

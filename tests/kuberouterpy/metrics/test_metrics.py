@@ -8,19 +8,33 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import replace
 
-from kuberouterpy.cluster import KUBERNETES_KINDS, Delete, Link, Ref, Replace, Service, Upsert
+from kuberouterpy import offline
+from kuberouterpy.cluster import (
+    KUBERNETES_KINDS,
+    Action,
+    ClusterRule,
+    Delete,
+    Link,
+    Record,
+    Ref,
+    Replace,
+    Service,
+    Upsert,
+)
 from kuberouterpy.config import Config
 from kuberouterpy.dataplane import Forward, RealServerKey, VirtualServerKey
 from kuberouterpy.drivers import fake
 from kuberouterpy.drivers.ipvs_table import Counters, Real, Table, Virtual
-from kuberouterpy.drivers.readings import Readings, denied
+from kuberouterpy.drivers.readings import Denied, Readings, denied
 from kuberouterpy.family import FAMILIES, IPV4, IPV6
+from kuberouterpy.labels import EVERYTHING, PodSelector
 from kuberouterpy.loop import Loop, Programmed
-from kuberouterpy.metrics import PREFIX
+from kuberouterpy.metrics import PREFIX, Names, names
 from kuberouterpy.metrics.scraper import Scraper
 from kuberouterpy.protocol import Protocol
 from kuberouterpy.sources.gobgp import NeighborState
 from proxy import CONTROLLER as PROXY
+from tests.firewall.world import cluster_policy, namespace, pod, policy
 from tests.kuberouterpy.test_exposition import lint
 from tests.kuberouterpy.test_tally import WEB, slice_of
 
@@ -173,10 +187,33 @@ def test_drops_are_read_from_what_iptables_save_counts() -> None:
 :KUBE-POD-FW-AAAA - [0:0]
 [5:300] -A KUBE-POD-FW-AAAA -m mark --mark 0x10000/0x10000 -m comment --comment "x" -j RETURN
 [7:420] -A KUBE-POD-FW-AAAA -m limit --limit 10/sec -j NFLOG --nflog-prefix "in:default/web:p" --nflog-group 100
-[9:540] -A KUBE-POD-FW-AAAA -m comment --comment "IDIDIDID ingress of default/web denied by p" -j DROP
+[9:540] -A KUBE-POD-FW-AAAA -m comment --comment "kr:IDIDIDID ingress of default/web denied by p" -j DROP
+[2:120] -A KUBE-POD-FW-AAAA -m mark --mark 0x1/0x1 -m comment --comment "kr:JDJDJDJD ingress of default/web" -j DROP
 [1:1] -A INPUT -j DROP
 COMMIT
 """
     for family in FAMILIES:
-        (found,) = denied(saved, family)
-        assert (found.family, found.chain, found.packets, found.bytes) == (family, "KUBE-POD-FW-AAAA", 9, 540)
+        assert denied(saved, family) == (
+            Denied(family, "KUBE-POD-FW-AAAA", "IDIDIDID", 9, 540),
+            Denied(family, "KUBE-POD-FW-AAAA", "JDJDJDJD", 2, 120),
+        )
+
+
+def test_a_pod_that_two_tiers_deny_has_a_series_for_each() -> None:
+    """One chain, two rules that drop: told apart by their ids, or the scrape would hold one series twice."""
+    everybody = PodSelector(EVERYTHING, namespaces=EVERYTHING)
+    records = (
+        namespace("x"),
+        pod("x/a", addresses=("10.1.0.5",)),
+        policy("x/shut", EVERYTHING, ingress=()),
+        cluster_policy("guard", everybody, ingress=(ClusterRule(Action.DENY, (everybody,)),)),
+    )
+    facts: dict[type, list[Record]] = {}
+    for one in records:
+        facts.setdefault(type(one), []).append(one)
+    loop = offline.build(
+        replace(Config(), node_name="node-0"), offline.Facts("node-0", facts), (offline.link("eth0=10.0.0.1/24"),)
+    )
+    deniers = names(loop, Names()).deniers
+    assert sorted(one.policies for one in deniers.values()) == ["cnp/guard", "shut"]
+    assert {(str(one.pod), one.direction) for one in deniers.values()} == {("x/a", "ingress")}

@@ -72,11 +72,11 @@ def full() -> Scrape:
         ),
         readings=READINGS.__class__(
             **{name: getattr(READINGS, name) for name in READINGS.__struct_fields__ if name != "denied"},
-            denied=(Denied(FAMILIES[0], chain.name, 1, 60),),
+            denied=(Denied(FAMILIES[0], chain.name, "IDIDIDID", 1, 60),),
         ),
         names=Names(
             {one.key: Place(Ref("default", "web")) for one in READINGS.ipvs.servers},
-            {chain: Denier(Ref("default", "web-1"), "ingress", "p")},
+            {(chain, "IDIDIDID"): Denier(Ref("default", "web-1"), "ingress", "p")},
         ),
         neighbors=NEIGHBORS,
     )
