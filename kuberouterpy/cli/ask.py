@@ -20,6 +20,7 @@ from kuberouterpy.cli import PROGRAM, ExitCode
 from kuberouterpy.errors import KubeRouterError
 
 if TYPE_CHECKING:
+    from kuberouterpy.config import Config
     from kuberouterpy.loop import Loop
 
 VARIABLE: Final = "KUBEROUTERPY_SOCKET"
@@ -51,6 +52,12 @@ def socket_option(command: F) -> F:
         show_default=f"{DEFAULT}, or ${VARIABLE}",
         help="Socket of the agent.",
     )(command)
+
+
+def socket_of(config: Config, flags: dict[str, Any]) -> str:
+    """Return the socket of the agent that a command with the flags of ``run`` means: as given, else as everywhere."""
+    given = flags.get("flag_agent_socket")
+    return config.agent_socket if given else os.environ.get(VARIABLE, config.agent_socket)
 
 
 def asked_for(ctx: click.Context) -> bool:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
+from msgspec.structs import replace
 
 from kuberouterpy.cli import PROGRAM, ExitCode, table
-from kuberouterpy.cli.ask import Unreachable, ask, offline_command
+from kuberouterpy.cli.ask import Refused, Unreachable, ask, offline_command, socket_of
 from kuberouterpy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,22 +47,36 @@ def _cleanup(*, yes: bool, bridge: bool, exit_code: bool, output: str, **flags: 
     from kuberouterpy.cli.run import config_of
 
     config = config_of(flags)
+    config = replace(config, agent_socket=socket_of(config, flags))
     if yes:
         refuse_beside_an_agent(config)
     return remove(config, yes=yes, bridge=bridge, exit_code=exit_code, as_json=output == "json")
 
 
 def refuse_beside_an_agent(config: Config) -> None:
-    """Refuse where an agent runs: it would put back what goes. Errors: ConfigError."""
+    """Refuse where an agent runs, by its socket or its health server: it would put back what goes. Errors: ConfigError."""
+    for where in filter(None, (_on_the_socket(config), _on_the_health_port(config))):
+        raise ConfigError(f"an agent runs here ({where}) and would put everything back; stop it first")
+
+
+def _on_the_socket(config: Config) -> str:
     from kuberouterpy.status import Status
 
-    if not config.agent_socket:
-        return
     try:
-        ask(config.agent_socket, "status", Status)
-    except Unreachable:
-        return
-    raise ConfigError(f"an agent runs here ({config.agent_socket}) and would put everything back; stop it first")
+        return config.agent_socket if config.agent_socket and ask(config.agent_socket, "status", Status) else ""
+    except (Unreachable, Refused):
+        return ""
+
+
+def _on_the_health_port(config: Config) -> str:
+    from kuberouterpy.cli.status import fetch
+    from kuberouterpy.status import Status
+
+    try:
+        msgspec.json.decode(fetch("127.0.0.1", config.health_port, "/status.json"), type=Status)
+    except (Unreachable, msgspec.DecodeError):
+        return ""
+    return f"port {config.health_port}"
 
 
 def remove(config: Config, *, yes: bool, bridge: bool = False, exit_code: bool = False, as_json: bool = False) -> int:

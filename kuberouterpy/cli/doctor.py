@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
+from msgspec.structs import replace
 
 from kuberouterpy.cli import ExitCode, table
-from kuberouterpy.cli.ask import Refused, Unreachable, ask, offline_command
+from kuberouterpy.cli.ask import Refused, Unreachable, ask, offline_command, socket_of
 
 if TYPE_CHECKING:
     from kuberouterpy.config import Config
@@ -32,6 +33,7 @@ def _doctor(*, output: str, only: tuple[str, ...], **flags: Any) -> int:
     if unknown:
         raise click.UsageError(f"no check is called {unknown[0]}; there are {', '.join(CHECKS)}")
     config = config_of(flags)
+    config = replace(config, agent_socket=socket_of(config, flags))
     found = [one for one in diagnose(gather(config, _agent(config))) if not only or one.check in only]
     if output == "json":
         told = [msgspec.to_builtins(one) | {"grade": one.grade.name} for one in found]

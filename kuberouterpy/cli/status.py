@@ -108,8 +108,8 @@ def screen(told: Overview, *, foreign: str = "") -> Iterator[str]:
     if state.drain != "serving":
         yield _row("DRAIN", state.drain)
     api = next((one for one in state.sources if one.name == "kubernetes"), None)
-    if api is not None and api.ok:
-        yield _row("api", f"ok   for {since(api.since_s)}   {_counts(state.records)}")
+    if state.synced and (api is None or api.ok):  # a source is named once it has been away
+        yield _row("api", f"ok   {_counts(state.records)}")
     yield from _controllers(told)
     repaired = _counts(state.drift_repaired)
     yield _row("drift", f"{told.drift} now" + (f", repaired {repaired}" if repaired else ", none repaired"))

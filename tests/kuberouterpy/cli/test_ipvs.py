@@ -22,6 +22,7 @@ from kuberouterpy.family import IPV4, IPV6
 from kuberouterpy.loop import Loop
 from kuberouterpy.protocol import Protocol
 from kuberouterpy.sources.socket import SocketSource
+from kuberouterpy.status import Status
 from tests.kuberouterpy.cli.test_plan import agent, folder  # noqa: F401
 
 ALIEN = VirtualServerKey(IPV4, Protocol.TCP, "192.0.2.1", 443)
@@ -275,3 +276,24 @@ def test_what_stands_and_is_not_ours_is_explained_as_foreign(node: str, capsys: 
     assert main(["explain", "lo", "--agent-socket", node]) == 0
     assert "link      lo" in capsys.readouterr().out
     assert main(["explain", "192.0.2.1:444", "--agent-socket", node]) == 1
+
+
+def test_cleanup_is_refused_beside_a_running_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the socket that everybody asks, or one that is named: the agent would put everything back."""
+    path = str(tmp_path / "run" / "agent.sock")
+    source = SocketSource(path, lambda question, words: Status("n1", "0.1.0"))
+    source.start()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KUBEROUTERPY_SOCKET", path)
+            assert main(["cleanup", "--yes"]) == 2
+        assert main(["cleanup", "--yes", "--agent-socket", path]) == 2
+        assert main(["run", "--cleanup-config", "--agent-socket", path]) == 2
+    finally:
+        source.stop()
+    told = capsys.readouterr()
+    assert (
+        told.err.splitlines()
+        == [f"error: an agent runs here ({path}) and would put everything back; stop it first"] * 3
+    )
+    assert told.out == ""
