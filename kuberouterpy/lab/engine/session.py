@@ -133,8 +133,9 @@ class _Session:
 
     def _receive(self) -> None:
         try:
-            data = self._ours.recv(1 << 18)
-        except ConnectionResetError:
+            # Never wait: of a guest that died, a process that was its memory may still hold the other end.
+            data = self._ours.recv(1 << 18, socket.MSG_DONTWAIT)
+        except (BlockingIOError, ConnectionResetError):
             data = b""
         if not data:
             if self._signals:
