@@ -173,7 +173,11 @@ def _claimed(service: Service, host: Host, config: Config, rivals: Rivals) -> tu
 
 
 def _ingress(service: Service, notes: list[Note]) -> Iterator[str]:
-    if service.annotations.get(_SKIP_LB_IPS) == "true":
+    """Yield the load balancer's addresses that nodes serve.
+
+    A status that outlived a change of type counts no more, whoever ought to have emptied it (F1).
+    """
+    if service.type is not ServiceType.LOAD_BALANCER or service.annotations.get(_SKIP_LB_IPS) == "true":
         return
     for one in service.load_balancer:
         if one.proxy:

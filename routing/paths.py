@@ -86,7 +86,8 @@ def _ignored(service: Service) -> str:
 def _vips(service: Service) -> Iterator[tuple[str, str]]:
     yield from (("cluster", address) for address in service.cluster_ips)
     yield from (("external", address) for address in service.external_ips)
-    yield from (("loadbalancer", one.address) for one in service.load_balancer)
+    if service.type is ServiceType.LOAD_BALANCER:  # else a status that outlived a change of type: nodes do not serve it
+        yield from (("loadbalancer", one.address) for one in service.load_balancer)
 
 
 def _why_not(kind: str, address: str, service: Service, host: Host, config: Config) -> str:

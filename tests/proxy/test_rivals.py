@@ -71,7 +71,7 @@ def test_K1_the_first_owner_has_a_contested_port_and_the_other_listens_elsewhere
 
 
 def test_K1_a_load_balancer_may_have_what_another_names_as_an_external_ip() -> None:
-    balanced = replace(B, external_ips=(), load_balancer=(LoadBalancerIngress(SHARED),))
+    balanced = replace(B, type=ServiceType.LOAD_BALANCER, external_ips=(), load_balancer=(LoadBalancerIngress(SHARED),))
     objects, notes = wanted("b", known(A, balanced))
     assert servers(objects) == {"tcp 10.96.0.2:80"}
     assert notes[f"tcp {SHARED} port 80"] == "contested: default/a has it"

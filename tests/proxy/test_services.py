@@ -114,10 +114,9 @@ def test_node_ports_may_listen_on_all_addresses_or_on_chosen_ones() -> None:
 def test_vips_outside_the_configured_ranges_are_refused_with_a_reason(
     address: str, vip: Vip, reason: str | None
 ) -> None:
-    field = (
-        {"external_ips": (address,)} if vip is Vip.EXTERNAL_IP else {"load_balancer": (LoadBalancerIngress(address),)}
-    )
-    service = replace(WEB, **field)
+    external = replace(WEB, external_ips=(address,))
+    balanced = replace(WEB, type=ServiceType.LOAD_BALANCER, load_balancer=(LoadBalancerIngress(address),))
+    service = external if vip is Vip.EXTERNAL_IP else balanced
     assert addresses(service, vip) == ([] if reason else [(address, 53), (address, 80)])
     assert reasons(service).get(address) == reason
 
@@ -129,9 +128,16 @@ def test_without_strict_validation_only_the_cluster_range_is_refused() -> None:
 
 
 def test_an_address_the_load_balancer_keeps_for_itself_is_not_bound() -> None:
-    service = replace(WEB, load_balancer=(LoadBalancerIngress("198.51.100.9", proxy=True),))
+    ingress = (LoadBalancerIngress("198.51.100.9", proxy=True),)
+    service = replace(WEB, type=ServiceType.LOAD_BALANCER, load_balancer=ingress)
     assert addresses(service, Vip.LOAD_BALANCER_IP) == []
     assert reasons(service)["198.51.100.9"] == "ip-mode-proxy"
+
+
+def test_a_status_that_outlived_a_change_of_type_is_not_served() -> None:
+    once = replace(WEB, load_balancer=(LoadBalancerIngress("198.51.100.9"), LoadBalancerIngress("2001:db8:1::9")))
+    assert addresses(once, Vip.LOAD_BALANCER_IP) == []
+    assert len(addresses(replace(once, type=ServiceType.LOAD_BALANCER), Vip.LOAD_BALANCER_IP)) == 4
 
 
 def test_the_two_traffic_policies_are_independent() -> None:

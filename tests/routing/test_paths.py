@@ -98,14 +98,18 @@ def test_a_service_without_slices_is_announced_under_cluster_policy() -> None:
     [
         ({"external_ips": ("203.0.113.1",)}, {}, "refused"),
         ({"external_ips": ("10.96.0.77",)}, {"service_external_ip_range": ("10.0.0.0/8",)}, "refused"),
-        ({"load_balancer": (LoadBalancerIngress("203.0.113.1"),)}, {}, "refused"),
+        ({"type": ServiceType.LOAD_BALANCER, "load_balancer": (LoadBalancerIngress("203.0.113.1"),)}, {}, "refused"),
         (
-            {"load_balancer": (LoadBalancerIngress("203.0.113.1", proxy=True),)},
+            {
+                "type": ServiceType.LOAD_BALANCER,
+                "load_balancer": (LoadBalancerIngress("203.0.113.1", proxy=True),),
+            },
             {"loadbalancer_ip_range": ("203.0.113.0/24",)},
             "ip-mode-proxy",
         ),
         (
             {
+                "type": ServiceType.LOAD_BALANCER,
                 "load_balancer": (LoadBalancerIngress("203.0.113.1"),),
                 "annotations": {"kube-router.io/service.skiplbips": "true"},
             },
