@@ -14,7 +14,8 @@ from kuberouterpy.lab.client import SERVICES
 from tests.cluster import Lab, Place, eventually, url
 from tests.e2e.conftest import Pods, Serve, remove
 from tests.e2e.objects import port, service
-from tests.e2e.test_traffic_policy import INGRESS, balance, covers
+from tests.e2e.test_services import covers
+from tests.e2e.test_traffic_policy import INGRESS, balance
 
 EXTERNAL = ("203.0.113.40", "2001:db8:cb::40")
 SSH = 2222

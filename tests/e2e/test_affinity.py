@@ -12,7 +12,7 @@ from kuberouterpy.lab.client import SERVICES, Object
 from tests.cluster import Lab, Place, eventually, name_in, url
 from tests.e2e.conftest import Pods, Serve, vip, vip_urls
 from tests.e2e.objects import NAMESPACE, port, service
-from tests.e2e.test_traffic_policy import EVERYONE, WEB, on
+from tests.e2e.test_traffic_policy import EVERYONE, INGRESS, WEB, balance, on
 
 SHORT_S = 8
 """Long enough for a few questions under User-Mode Linux, far below what IPVS persistence can honour."""
@@ -38,7 +38,7 @@ def stays(place: Place, one: str, count: int = 6) -> str:
     return next(iter(found))
 
 
-def test_C1_C2_affinity_is_switched_on_and_off(lab: Lab, shared: Pods, serve: Serve) -> None:
+def test_A23_C1_C2_affinity_is_switched_on_and_off(lab: Lab, shared: Pods, serve: Serve) -> None:
     item = serve(service("sticky", [port(80, "http")], WEB, type="NodePort"))
     place, urls = shared["guest"], [*vip_urls(lab, item), *on(lab, "node-1", item)]
     eventually(spread, place, urls)
@@ -50,6 +50,22 @@ def test_C1_C2_affinity_is_switched_on_and_off(lab: Lab, shared: Pods, serve: Se
             SERVICES, NAMESPACE, "sticky", {"spec": {"sessionAffinity": "None", "sessionAffinityConfig": None}}
         )
         eventually(spread, place, urls)
+
+
+def test_C4_affinity_on_a_load_balancer_under_both_policies(lab: Lab, shared: Pods, serve: Serve) -> None:
+    serve(service("sticky-lb", [port(80, "http")], WEB, type="LoadBalancer", **sticky(SHORT_S * 10)))
+    balance(lab, "sticky-lb", *INGRESS)
+    urls = [url(address, 80) for address in INGRESS]
+    for policy in ("Local", "Cluster"):
+        lab.api.patch(
+            SERVICES, NAMESPACE, "sticky-lb", {"spec": {"externalTrafficPolicy": policy, **sticky(SHORT_S * 10)}}
+        )
+        for place in (shared["guest"], lab.node("node-2")):
+            for one in urls:
+                eventually(stays, place, one, 8)
+        off = {"externalTrafficPolicy": policy, "sessionAffinity": "None", "sessionAffinityConfig": None}
+        lab.api.patch(SERVICES, NAMESPACE, "sticky-lb", {"spec": off})
+        eventually(spread, shared["guest"], urls)
 
 
 def test_C3_a_short_timeout_is_kept_to_the_second(lab: Lab, shared: Pods, serve: Serve) -> None:
@@ -72,7 +88,7 @@ def test_C3_a_short_timeout_is_kept_to_the_second(lab: Lab, shared: Pods, serve:
     assert moved == set(asked), "still with the first endpoint, long after the timeout"
 
 
-def test_C5_udp_affinity_is_by_client_address_whatever_its_port(lab: Lab, shared: Pods, serve: Serve) -> None:
+def test_A23_C5_udp_affinity_is_by_client_address_whatever_its_port(lab: Lab, shared: Pods, serve: Serve) -> None:
     item = serve(service("sticky-dns", [port(53, "dns", protocol="UDP")], WEB, **sticky(SHORT_S * 10)))
     for family in lab.families:
         for place in (shared["guest"], lab.node("node-3")):

@@ -8,15 +8,18 @@ what the kernels remember.
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 
 import pytest
 
 from kuberouterpy.family import Family, family_of
 from kuberouterpy.lab.client import PODS, SERVICES
-from tests.cluster import Lab, Place, eventually, name_in, say
+from tests.cluster import Lab, Place, eventually, name_in, say, source_in
 from tests.e2e.conftest import Make, Pods, Serve, node_port, ready, remove, vip
-from tests.e2e.objects import DNS, NAMESPACE, container_port, pod, port, service
+from tests.e2e.objects import DNS, HTTP, NAMESPACE, container_port, pod, port, service
+from tests.e2e.test_traffic_policy import INGRESS, balance
 
 UDP = [port(53, "dns", protocol="UDP")]
 DNS_PORT = (container_port(DNS, "dns", "UDP"),)
@@ -71,17 +74,20 @@ def remembered(lab: Lab, place: str, client: Client, address: str) -> list[str]:
     return lab.node(place).sh(script).text.splitlines()
 
 
-def test_I1_I2_I4_a_flow_follows_the_endpoints(lab: Lab, shared: Pods, serve: Serve, make: Make, flow: Flow) -> None:
+def test_F5_I1_I2_I4_a_flow_follows_the_endpoints(lab: Lab, shared: Pods, serve: Serve, make: Make, flow: Flow) -> None:
     labels = {"app": "cycling"}
     first = make(PODS, pod("cycle-1", "node-1", labels=labels, ports=DNS_PORT))
     eventually(ready, lab, first)
-    item = serve(service("cycling", UDP, labels, type="NodePort"))
+    item = serve(service("cycling", UDP, labels, type="LoadBalancer"))
+    ingress = {family_of(one): one for one in INGRESS}
+    balance(lab, "cycling", *INGRESS)
     clients = [
         flow(place, address, number)
         for family in lab.families
         for place, address, number in (
             (shared["blue"], vip(item, family), 53),
             (lab.node("node-2"), vip(item, family), 53),
+            (shared["blue"], ingress[family], 53),
             (lab.client, lab.address("node-2", family), node_port(item)),
             (lab.client, lab.address("node-1", family), node_port(item)),
         )
@@ -93,6 +99,43 @@ def test_I1_I2_I4_a_flow_follows_the_endpoints(lab: Lab, shared: Pods, serve: Se
     remove(lab, PODS, "cycle-1")
     for client in clients:
         eventually(client.hears, "cycle-2")
+
+
+def test_I6_a_packet_out_of_window_resets_nobody(lab: Lab, shared: Pods, serve: Serve) -> None:
+    """The endpoint's host sends one; where it reached the client with the endpoint's own address, the client would reset."""
+    item = serve(service("boom", [port(80, "http")], {"name": "green"}))
+    place = shared["guest"]
+    for family in lab.families:
+        server = shared.ip("green", family)
+        sock = eventually(_connected, place, vip(item, family))
+        with sock:
+            client = source_in(say(sock))
+            for _ in range(3):
+                stray(shared["green"], (server, HTTP), (client, sock.getsockname()[1]))
+            for _ in range(3):
+                assert name_in(say(sock)) == "green", family
+
+
+def _connected(place: Place, address: str) -> socket.socket:
+    try:
+        return place.connect(address, 80)
+    except OSError as error:
+        raise AssertionError(str(error)) from error
+
+
+def stray(place: Place, source: tuple[str, int], target: tuple[str, int]) -> None:
+    """Send one TCP segment whose numbers fit no window, between the ports of a connection that is there."""
+    head = struct.pack("!HHIIBBHHH", source[1], target[1], 0x10000000, 0x20000000, 5 << 4, 0x18, 512, 0, 0) + b"stray"
+    packed = [ip_address(one).packed for one, _ in (source, target)]
+    pseudo = b"".join(packed) + struct.pack("!II", len(head), socket.IPPROTO_TCP)
+    total = sum(struct.unpack(f"!{len(pseudo + head) // 2}H", (pseudo + head)[: len(pseudo + head) // 2 * 2]))
+    total += head[-1] << 8 if len(head) % 2 else 0
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    segment = head[:16] + struct.pack("!H", ~total & 0xFFFF) + head[18:]
+    with place.socket(target[0], socket.SOCK_RAW, socket.IPPROTO_TCP) as raw:
+        raw.bind((source[0], 0))
+        raw.sendto(segment, (target[0], 0))
 
 
 def test_I5_a_client_that_began_before_any_endpoint_is_served(

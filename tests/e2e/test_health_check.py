@@ -15,7 +15,8 @@ from kuberouterpy.lab.client import PODS, SERVICES, Object
 from tests.cluster import Lab, Place, eventually, url
 from tests.e2e.conftest import Make, Pods, Serve, ready, vip
 from tests.e2e.objects import EVENTS, HTTP, NAMESPACE, container_port, pod, port, service
-from tests.e2e.test_traffic_policy import covers, on
+from tests.e2e.test_services import covers
+from tests.e2e.test_traffic_policy import on
 
 RED = {"name": "red"}
 LOCAL: dict[str, Any] = {"type": "LoadBalancer", "externalTrafficPolicy": "Local"}
@@ -82,6 +83,29 @@ def test_D5_D7_D8_D10_the_health_port_comes_moves_and_goes(lab: Lab, shared: Pod
     change = {"type": "ClusterIP", "externalTrafficPolicy": None, "healthCheckNodePort": None}
     lab.api.patch(SERVICES, NAMESPACE, "d5", {"spec": change})
     eventually(told, lab, second, all_nodes(lab, CLOSED))
+
+
+def test_F10_the_health_port_speaks_json_and_weighs_the_node(lab: Lab, shared: Pods, serve: Serve) -> None:
+    """Row 1H: any path, any method; the headers that load balancers read; 503 with the same body where nothing is local."""
+    serve(service("f10", [port(80, "http")], {"set": "web"}, **LOCAL))
+    lab.api.patch(SERVICES, NAMESPACE, "f10", {"spec": {"selector": RED}})
+    number = health_port(lab, "f10")
+    eventually(told, lab, number, all_nodes(lab, AWAY, node_1=SERVES))
+    for node, code, count in (("node-1", 200, 1), ("node-3", 503, 0)):
+        for family in lab.families:
+            base = url(lab.address(node, family), number)
+            asked = (f"{base}/", f"-X POST {base}/healthz", f"-X PUT '{base}/a/b?c=d'")
+            text = lab.client.run("\n".join(f"curl -gsi -m 3 {one}; echo; echo ---" for one in asked))
+            for answer in text.split("---\n")[: len(asked)]:
+                head, _, body = answer.replace("\r", "").partition("\n\n")
+                first, *lines = head.splitlines()
+                headers = {key.lower(): value for key, _, value in (line.partition(": ") for line in lines)}
+                assert int(first.split()[1]) == code, answer
+                assert headers["content-type"] == "application/json"
+                assert headers["x-content-type-options"] == "nosniff"
+                assert headers["x-load-balancing-endpoint-weight"] == str(count)
+                owner = {"namespace": NAMESPACE, "name": "f10"}
+                assert json.loads(body) == {"service": owner, "localEndpoints": count, "serviceProxyHealthy": True}
 
 
 def test_D6_a_node_whose_endpoints_all_terminate_is_taken_out_while_it_serves(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from socket import SOCK_DGRAM
 
 from kuberouterpy.family import Family
-from kuberouterpy.lab.client import ENDPOINT_SLICES, PODS, SERVICES
+from kuberouterpy.lab.client import ENDPOINT_SLICES, PODS, SERVICES, Object
 from tests.cluster import REFUSED, Lab, Place, ask, eventually, name_in, say, source_in, url
 from tests.e2e.conftest import Make, Pods, Relabel, Serve, ip_of, node_port, node_urls, ready, remove, vip, vip_urls
 from tests.e2e.objects import DNS, HTTP, NAMESPACE, SIGNAL, container_port, endpoint_slice, pod, port, service
@@ -22,7 +22,11 @@ ENOUGH = 4
 
 def covers(place: Place, urls: list[str], names: set[str]) -> None:
     """Assert that every URL, asked from a place, is answered by exactly these pods."""
-    found = {one: set(place.names(one, len(names) + 1)) for one in urls}
+    found = place.answerers(urls, len(names) + 1)
+    # A client's port that comes again makes IPVS choose twice, and then the turn of one server is lost.
+    if some := [one for one in urls if found[one] < names]:
+        for one, more in place.answerers(some, len(names) + 1).items():
+            found[one] |= more
     assert found == dict.fromkeys(urls, names), place
 
 
@@ -36,7 +40,7 @@ def unreached(place: Place, urls: list[str]) -> None:
     assert 0 not in place.codes(*urls, timeout_s=1), place
 
 
-def test_A16_A17_A18_B1_every_endpoint_is_reached_from_everywhere(lab: Lab, shared: Pods, serve: Serve) -> None:
+def test_A16_A17_A18_B1_J2_every_endpoint_is_reached_from_everywhere(lab: Lab, shared: Pods, serve: Serve) -> None:
     web = serve(service("web", [port(80, "http")], WEB, type="NodePort"))
     for node in lab.nodes:
         eventually(covers, lab.node(node), vip_urls(lab, web), EVERYONE)
@@ -161,7 +165,7 @@ def test_A4_ports_are_added_and_removed(lab: Lab, shared: Pods, serve: Serve) ->
     covers(place, vip_urls(lab, item, 81), EVERYONE)
 
 
-def test_A5_one_port_number_for_tcp_and_udp(lab: Lab, shared: Pods, serve: Serve) -> None:
+def test_A5_K9_one_port_number_for_tcp_and_udp(lab: Lab, shared: Pods, serve: Serve) -> None:
     tcp = port(80, "http", name="tcp")
     udp = port(80, "dns", name="udp", protocol="UDP")
     item = serve(service("mixed", [tcp, udp], {"name": "blue"}))
@@ -331,26 +335,31 @@ def test_G1_G2_services_of_other_proxies_and_headless_ones_are_left_alone(lab: L
     assert vip(never, lab.families[0]) not in node.run("ipvsadm -Sn; ip address; ipset save")
 
 
-def test_K4_a_cluster_ip_passes_from_one_service_to_another(lab: Lab, shared: Pods, serve: Serve) -> None:
-    first = serve(
-        service(
-            "first",
-            [
-                port(80, "http"),
-            ],
-            {"name": "red"},
-        )
-    )
-    place = shared["guest"]
-    eventually(covers, place, vip_urls(lab, first), {"red"})
+def test_K4_K5_a_cluster_ip_and_a_node_port_pass_from_one_service_to_another(
+    lab: Lab, shared: Pods, serve: Serve
+) -> None:
+    """With a UDP client that asks on from its port, and is answered by who owns the address now."""
+    ports = [port(80, "http", name="tcp"), port(53, "dns", name="udp", protocol="UDP")]
+    first = serve(service("first", ports, {"name": "red"}, type="NodePort"))
+    place, addresses = shared["guest"], first["spec"]["clusterIPs"]
+    eventually(covers, place, [*vip_urls(lab, first), *node_urls(lab, first)], {"red"})
+    flows = {one: place.socket(one, SOCK_DGRAM) for one in addresses}
+    assert [name_in(ask(flow, one, 53)) for one, flow in flows.items()] == ["red"] * len(flows)
     remove(lab, SERVICES, "first")
-    addresses = first["spec"]["clusterIPs"]
-    second = serve(
-        service("second", [port(80, "http")], {"name": "blue"}, clusterIP=addresses[0], clusterIPs=addresses)
-    )
+    same = [one | {"nodePort": node_port(first, index)} for index, one in enumerate(ports)]
+    spec: Object = {"clusterIP": addresses[0], "clusterIPs": addresses, "type": "NodePort"}
+    second = serve(service("second", same, {"name": "blue"}, **spec))
     assert second["spec"]["clusterIPs"] == addresses
+
+    def moved() -> None:
+        for one, flow in flows.items():
+            assert name_in(ask(flow, one, 53, timeout_s=0.5)) == "blue", one
+
     for each in (place, lab.node("node-3")):
-        eventually(covers, each, vip_urls(lab, second), {"blue"})
+        eventually(covers, each, [*vip_urls(lab, second), *node_urls(lab, second)], {"blue"})
+    eventually(moved)
+    for flow in flows.values():
+        flow.close()
 
 
 def test_P6_an_unused_port_of_a_vip_is_refused_and_no_daemon_of_the_host_answers_on_it(

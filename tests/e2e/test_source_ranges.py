@@ -11,7 +11,8 @@ from kuberouterpy.lab.client import SERVICES, Object
 from tests.cluster import TIMED_OUT, Lab, Place, eventually, url
 from tests.e2e.conftest import Pods, Serve, node_urls, vip_urls
 from tests.e2e.objects import NAMESPACE, port, service
-from tests.e2e.test_traffic_policy import INGRESS, RED, balance, covers
+from tests.e2e.test_services import covers
+from tests.e2e.test_traffic_policy import INGRESS, RED, balance
 
 URLS = [url(address, 80) for address in INGRESS]
 

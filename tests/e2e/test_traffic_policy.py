@@ -12,17 +12,10 @@ from kuberouterpy.lab.client import SERVICES, Object
 from tests.cluster import REFUSED, TIMED_OUT, Lab, Place, eventually, url
 from tests.e2e.conftest import Pods, Serve, node_port, vip_urls
 from tests.e2e.objects import NAMESPACE, port, service
+from tests.e2e.test_services import EVERYONE, WEB, covers
 
 RED = {"name": "red"}
-WEB = {"set": "web"}
-EVERYONE = {"red", "blue", "green"}
 INGRESS = ("198.51.100.7", "2001:db8:1b::7")
-
-
-def covers(place: Place, urls: list[str], names: set[str]) -> None:
-    """Assert that every URL, asked from a place, is answered by exactly these pods."""
-    found = {one: set(place.names(one, len(names) + 1)) for one in urls}
-    assert found == dict.fromkeys(urls, names), place
 
 
 def closed(place: Place, urls: list[str]) -> None:
