@@ -142,14 +142,6 @@ class Place:
         found = self.curl(*(f"{url}/hostname" for _ in range(count)), timeout_s=timeout_s)
         return Counter(answer.text if answer.code == 0 else f"curl exit {answer.code}" for answer in found)
 
-    def answerers(self, urls: Sequence[str], count: int) -> dict[str, set[str]]:
-        """Return who answers each of several URLs when it is fetched again and again, as ``names`` counts for one."""
-        found: dict[str, set[str]] = {one: set() for one in urls}
-        asked = [one for one in found for _ in range(count)]
-        for one, answer in zip(asked, self.curl(*(f"{one}/hostname" for one in asked)), strict=True):
-            found[one].add(answer.text if answer.code == 0 else f"curl exit {answer.code}")
-        return found
-
     def socket(self, address: str, kind: int, protocol: int = 0) -> Socket:
         """Return a socket of this place for talking to an address."""
         family = socket.AF_INET if family_of(address) is Family.IPV4 else socket.AF_INET6

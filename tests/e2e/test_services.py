@@ -20,12 +20,21 @@ ENOUGH = 4
 """Questions that reach three endpoints under round robin, whoever asked before, and would find a fourth."""
 
 
+def answerers(place: Place, urls: list[str], count: int) -> dict[str, set[str]]:
+    """Return who answers each URL when it is fetched again and again, by one curl; failures are ``curl exit N``."""
+    found: dict[str, set[str]] = {one: set() for one in urls}
+    asked = [one for one in found for _ in range(count)]
+    for one, answer in zip(asked, place.curl(*(f"{one}/hostname" for one in asked)), strict=True):
+        found[one].add(answer.text if answer.code == 0 else f"curl exit {answer.code}")
+    return found
+
+
 def covers(place: Place, urls: list[str], names: set[str]) -> None:
     """Assert that every URL, asked from a place, is answered by exactly these pods."""
-    found = place.answerers(urls, len(names) + 1)
+    found = answerers(place, urls, len(names) + 1)
     # A client's port that comes again makes IPVS choose twice, and then the turn of one server is lost.
     if some := [one for one in urls if found[one] < names]:
-        for one, more in place.answerers(some, len(names) + 1).items():
+        for one, more in answerers(place, some, len(names) + 1).items():
             found[one] |= more
     assert found == dict.fromkeys(urls, names), place
 
