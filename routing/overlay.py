@@ -104,7 +104,8 @@ def remote_addresses(node: Node, host: Host) -> tuple[str, ...]:
 
 def tunnelled(address: str, host: Host, config: Config) -> bool:
     """Return whether packets to a node's address go through a tunnel."""
-    if not config.enable_overlay:
+    # Another node may claim an address of ours: a tunnel to ourselves would be a loop.
+    if not config.enable_overlay or address in host.node_addresses or address in host.addresses:
         return False
     # Without a subnet of its family nothing is known of what is near: links arrive with the first listing.
     if not any(family_of(subnet.prefix) is family_of(address) for subnet in host.subnets):

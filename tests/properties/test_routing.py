@@ -30,7 +30,8 @@ from kuberouterpy.cluster import (
 )
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller
-from kuberouterpy.dataplane import NextHop, Route
+from kuberouterpy.dataplane import FarEnd, LinkKey, NextHop, Route
+from kuberouterpy.dataplane import Link as LinkObject
 from kuberouterpy.family import FAMILIES, family_of
 from kuberouterpy.host import describe
 from kuberouterpy.store import Store
@@ -201,6 +202,30 @@ def test_no_history_makes_a_harmful_route(name: str) -> None:
                     assert hop != NextHop()
                     assert hop.gateway not in {*machine.host.addresses, *machine.host.node_addresses}
                     assert not hop.gateway or family_of(hop.gateway) is route.key.family
+
+    holds()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_tunnel_that_a_route_takes_is_wanted_and_is_never_one_to_ourselves(name: str) -> None:
+    """A route without its link or its far end is an error for ever; a tunnel to our own address is a loop."""
+
+    @PACE
+    @given(histories)
+    def holds(history: list[Event]) -> None:
+        machine = Machine(CONTROLLER, CONFIGS[name])
+        for event in history:
+            machine.take(event)
+        wanted = {one.key: one for wants in machine.wanted.values() for one in wants.objects}
+        ends = {(one.key.link, one.gateway) for one in wanted.values() if isinstance(one, FarEnd)}
+        for route in (one for one in wanted.values() if isinstance(one, Route)):
+            for hop in (hop for hop in route.next_hops if hop.link):
+                assert route.source in machine.host.node_addresses
+                link = wanted.get(LinkKey(hop.link))
+                assert isinstance(link, LinkObject)
+                assert not hop.gateway or (hop.link, hop.gateway) in ends
+        own = {*machine.host.addresses, *machine.host.node_addresses}
+        assert not own & {one.remote for one in wanted.values() if isinstance(one, LinkObject)}
 
     holds()
 

@@ -259,3 +259,12 @@ def test_everything_required_is_wanted_too() -> None:
 )
 def test_what_the_router_may_delete(key: Key, ours: bool) -> None:
     assert CONTROLLER.claims(key) is ours
+
+
+@pytest.mark.parametrize("encapsulation", overlay.ENCAPSULATIONS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_node_that_claims_our_own_address_gets_no_tunnel(family: Family, encapsulation: str) -> None:
+    """Two Nodes with one address are a mistake of theirs; a tunnel to ourselves would be a loop."""
+    settings = config(family, overlay_type="full", overlay_encap=encapsulation)
+    world = World(settings, node("node-4", (MINE[family], FAR[family])))
+    assert not any(isinstance(one, Link | FarEnd | Route) for one in world.wants("node", "node-4").objects)
