@@ -260,12 +260,18 @@ def gobgpd(seen: Readings) -> Iterator[Finding]:
         return
     if seen.gobgpd and seen.gobgpd.split(".", maxsplit=1)[0] not in _GOBGP_MAJORS:
         yield _fail("gobgpd", f"version {seen.gobgpd} is not spoken here", "use 3.10 to 4.x")
-    elif seen.gobgp_error and seen.agent:
-        yield _fail("gobgpd", f"{seen.gobgp_error}: no routes, no announcements", "start the sidecar gobgpd")
+    elif seen.agent is not None:
+        # It knows where its sidecar is; we may look at another socket than it was told.
+        for one in filter(_of_sidecar, seen.agent.unreachable):
+            yield _fail("gobgpd", f"{one}: no routes, no announcements", "start the sidecar gobgpd")
     elif not seen.gobgpd and seen.gobgp_error:
         yield _warn(
             "gobgpd", f"neither a sidecar nor a program gobgpd ({seen.gobgp_error})", "start the sidecar gobgpd"
         )
+
+
+def _of_sidecar(unreachable: str) -> bool:
+    return unreachable.startswith("gobgp:")
 
 
 def cni(seen: Readings) -> Iterator[Finding]:
@@ -287,7 +293,7 @@ def agent(seen: Readings) -> Iterator[Finding]:
     if seen.agent.version != seen.version:
         text = f"it is {seen.agent.version}, this program is {seen.version}"
         yield _warn("agent", text, "use the program of the agent's own image")
-    for one in seen.agent.unreachable:
+    for one in (one for one in seen.agent.unreachable if not _of_sidecar(one)):
         yield _fail("agent", f"unreachable: {one}", f"{PROGRAM} status")
     for one in seen.agent.failing:
         yield _fail("agent", f"not programmed: {one}", f"{PROGRAM} status, {PROGRAM} explain")

@@ -141,7 +141,13 @@ def link(name: str, mtu: int) -> dict[str, object]:
         ),
         ({"listeners": (Listener(179, "*", "bird"),)}, "ports", "FAIL", "bird listens on 179", "--bgp-port"),
         ({"gobgpd": "2.34.0"}, "gobgpd", "FAIL", "version 2.34.0", "3.10 to 4.x"),
-        ({"gobgp_error": "no socket at /x"}, "gobgpd", "FAIL", "no socket at /x", "start the sidecar"),
+        (
+            {"agent": Agent("1", ready=True, unreachable=("gobgp: no socket at /x",))},
+            "gobgpd",
+            "FAIL",
+            "no socket at /x",
+            "start the sidecar",
+        ),
         ({"gobgpd": "", "gobgp_error": "no socket"} | NONE, "gobgpd", "WARN", "neither a sidecar", "start"),
         ({"cni_plugins": frozenset({"bridge", "portmap"})}, "cni", "FAIL", "host-local is missing", "prepare"),
         (NONE, "agent", "WARN", "none answers", "kuberouterpy run"),
@@ -165,6 +171,11 @@ def test_what_is_broken_is_named_first_with_its_mend(
 def test_a_sound_host_has_no_findings() -> None:
     assert [one for one in diagnose(SOUND) if one.grade is not Grade.OK] == []
     assert {one.check for one in diagnose(SOUND)} == set(CHECKS)
+
+
+def test_an_agent_that_reaches_its_sidecar_is_believed() -> None:
+    elsewhere = replace(SOUND, gobgpd="", gobgp_error="no socket at /the/default")
+    assert [one for one in diagnose(elsewhere) if one.grade is not Grade.OK] == []
 
 
 def test_a_firewall_alone_needs_neither_gobgpd_nor_plugins() -> None:
