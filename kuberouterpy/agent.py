@@ -33,6 +33,7 @@ from kuberouterpy.cluster import (
 )
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller
+from kuberouterpy.cri.client import Runtime
 from kuberouterpy.cutting import Cutter
 from kuberouterpy.dataplane import Note, Owner
 from kuberouterpy.drivers import Driver
@@ -46,6 +47,7 @@ from kuberouterpy.drivers.ipset import IpsetDriver
 from kuberouterpy.drivers.iptables import IptablesDriver
 from kuberouterpy.drivers.ipvs import IpvsDriver
 from kuberouterpy.drivers.links import LinksDriver
+from kuberouterpy.drivers.pods import PodsDriver
 from kuberouterpy.drivers.routes import RoutesDriver
 from kuberouterpy.drivers.sysctl import SysctlDriver
 from kuberouterpy.drivers.tracked import ConnectionTable
@@ -298,10 +300,15 @@ class Agent:
             yield Programmed(self._cutting(firewall, names), period_s=config.iptables_sync_period_s)
         if "proxy" in names:
             yield Programmed(IpvsDriver(lambda key: is_ours(self.loop, key)), period_s=config.ipvs_sync_period_s)
+            # In a lane: a runtime that hangs must not delay the kernel.
+            pods = PodsDriver(Runtime(config.runtime_endpoint))
+            yield Programmed(pods, period_s=config.ipvs_sync_period_s, lane=Lane(pods, self._put))
             yield Programmed(ConntrackDriver(), period_s=config.ipvs_sync_period_s)
             yield Programmed(HealthDriver(self._well), period_s=config.ipvs_sync_period_s)
+        if names & {"proxy", "routing"}:
+            yield Programmed(RoutesDriver(), period_s=config.injected_routes_sync_period_s)
         if "routing" in names:
-            for driver in (FouDriver(), VxlanDriver(), RoutesDriver()):
+            for driver in (FouDriver(), VxlanDriver()):
                 yield Programmed(driver, period_s=config.injected_routes_sync_period_s)
             if config.enable_cni:
                 yield Programmed(CniDriver(), period_s=config.routes_sync_period_s)

@@ -22,6 +22,7 @@ from msgspec import Struct
 
 import proxy
 from kuberouterpy.config import Config
+from kuberouterpy.cri.client import Runtime
 from kuberouterpy.dataplane import (
     KINDS,
     Key,
@@ -42,6 +43,7 @@ from kuberouterpy.drivers.ipset import IpsetDriver
 from kuberouterpy.drivers.iptables import IptablesDriver
 from kuberouterpy.drivers.ipvs import IpvsDriver
 from kuberouterpy.drivers.links import LinksDriver
+from kuberouterpy.drivers.pods import PodsDriver
 from kuberouterpy.drivers.routes import RoutesDriver
 from kuberouterpy.drivers.sysctl import SysctlDriver
 from kuberouterpy.errors import DriverError, MissingCapability
@@ -153,6 +155,7 @@ def _drivers(config: Config, *, bridge: bool) -> Iterator[tuple[str, Driver]]:
     yield "gobgp", GobgpDriver(config.gobgp_socket, lost=lambda: None)
     yield "routes", RoutesDriver()
     yield "ipvs", IpvsDriver(_judge(config))
+    yield "pods", PodsDriver(Runtime(config.runtime_endpoint))
     links = LinksDriver()
     if bridge:
         links.expect((Link(LinkKey(BRIDGE_LINK), "bridge"),))

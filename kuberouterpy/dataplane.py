@@ -74,6 +74,8 @@ class Sysctl(Struct, frozen=True):
     """Why, for the table of sysctls; not compared with the kernel."""
     optional: bool = False
     """Absent on some kernels: then not an error."""
+    instead_of: str = ""
+    """Written only where this value stands, every other will do; empty: whatever stands."""
 
 
 class FouPortKey(Struct, frozen=True, order=True):
@@ -151,6 +153,27 @@ class LocalAddress(Struct, frozen=True):
     """An address bound to one of our links, without duplicate address detection."""
 
     key: LocalAddressKey
+
+
+class PodTunnelKey(Struct, frozen=True, order=True):
+    """A VIP on the tunnel of a pod of this node."""
+
+    pod: str
+    """Canonical address of the pod, which the tunnel ends at."""
+    vip: str
+    """Canonical address of the same family."""
+
+    @property
+    def family(self) -> Family:
+        """Family of both addresses."""
+        return Family.IPV6 if ":" in self.pod else Family.IPV4
+
+
+class PodTunnel(Struct, frozen=True):
+    """In a pod's network namespace: a tunnel's end with a VIP on it, so that the pod takes tunnelled packets for the VIP and
+    answers by itself. The tunnel goes with the last of its VIPs."""
+
+    key: PodTunnelKey
 
 
 # --- ipset ------------------------------------------------------------------------------------------------------------
@@ -325,6 +348,8 @@ class RoutingRuleKey(Struct, frozen=True, order=True):
     """Canonical prefix or empty: any."""
     fwmark: int = 0
     """0: any."""
+    fwmask: int = 0
+    """Bits of the mark that are compared; 0: all."""
 
 
 class RoutingRule(Struct, frozen=True):
@@ -612,6 +637,7 @@ Key: TypeAlias = (
     | LinkKey
     | FarEndKey
     | LocalAddressKey
+    | PodTunnelKey
     | SetKey
     | EntryKey
     | ChainKey
@@ -634,6 +660,7 @@ Object: TypeAlias = (
     | Link
     | FarEnd
     | LocalAddress
+    | PodTunnel
     | Set
     | Entry
     | Chain
@@ -663,9 +690,9 @@ class Op(NamedTuple):
 
 
 # order matters: create and update in this order, delete in reverse. Rules stand before the first VIP (a client must never
-# meet a VIP whose SNAT is missing), the address before its virtual server (the address is the mark of ownership), the
-# policy before the neighbor that would otherwise send everything; conntrack entries are judged, and load balancers invited,
-# when the servers stand.
+# meet a VIP whose SNAT is missing), the address before its virtual server (the address is the mark of ownership), a pod's
+# tunnel before what is sent through it, the policy before the neighbor that would otherwise send everything; conntrack entries
+# are judged, and load balancers invited, when the servers stand.
 KINDS: Final[tuple[ObjectKind, ...]] = (
     Sysctl,
     FouPort,
@@ -675,6 +702,7 @@ KINDS: Final[tuple[ObjectKind, ...]] = (
     Chain,
     Jump,
     LocalAddress,
+    PodTunnel,
     VirtualServer,
     RealServer,
     Flows,
@@ -695,6 +723,7 @@ KIND_OF_KEY: Final[dict[type, ObjectKind]] = {
     LinkKey: Link,
     FarEndKey: FarEnd,
     LocalAddressKey: LocalAddress,
+    PodTunnelKey: PodTunnel,
     SetKey: Set,
     EntryKey: Entry,
     ChainKey: Chain,

@@ -7,6 +7,7 @@ without.
 from __future__ import annotations
 
 from kuberouterpy.config import Config
+from kuberouterpy.cri.client import Runtime
 from kuberouterpy.drivers import Driver
 from kuberouterpy.drivers.cni import CniDriver
 from kuberouterpy.drivers.fou import FouDriver
@@ -15,6 +16,7 @@ from kuberouterpy.drivers.ipset import IpsetDriver
 from kuberouterpy.drivers.iptables import IptablesDriver
 from kuberouterpy.drivers.ipvs import IpvsDriver
 from kuberouterpy.drivers.links import LinksDriver
+from kuberouterpy.drivers.pods import PodsDriver
 from kuberouterpy.drivers.routes import RoutesDriver
 from kuberouterpy.drivers.sysctl import SysctlDriver
 from kuberouterpy.drivers.vxlan import VxlanDriver
@@ -35,9 +37,11 @@ def build(config: Config, facts: Facts) -> PlanningLoop:
         IptablesDriver(config.families),
     ]
     if config.run_service_proxy:
-        drivers.append(IpvsDriver(lambda key: is_ours(loops[0], key)))
+        drivers += [IpvsDriver(lambda key: is_ours(loops[0], key)), PodsDriver(Runtime(config.runtime_endpoint))]
+    if config.run_service_proxy or config.run_router:
+        drivers.append(RoutesDriver())
     if config.run_router:
-        drivers += [FouDriver(), VxlanDriver(), RoutesDriver(), GobgpDriver(config.gobgp_socket, lost=lambda: None)]
+        drivers += [FouDriver(), VxlanDriver(), GobgpDriver(config.gobgp_socket, lost=lambda: None)]
         drivers += [CniDriver()] if config.enable_cni else []
     loop = idle(config, drivers)
     loops.append(loop)

@@ -59,6 +59,7 @@ from kuberouterpy.dataplane import (
     Op,
     Owner,
     Path,
+    PodTunnel,
     RealServer,
     Route,
     RouteKey,
@@ -87,8 +88,9 @@ holds the routes of our last life, and GoBGP may come later; and it holds sessio
 NETWORK: Final[tuple[ObjectKind, ...]] = (DataplaneLink, LocalAddress, CniConfig, Speaker, RoutePolicy, Neighbor, Path)
 """What must stand before a node's pods have a network. Single routes may fail: they are of other nodes."""
 
-TOLD: Final[tuple[ObjectKind, ...]] = (HealthCheck,)
-"""Objects whose failure is told to their owner by a note: whoever wrote the Service chose the port that is taken."""
+TOLD: Final[tuple[ObjectKind, ...]] = (HealthCheck, PodTunnel)
+"""Objects whose failure is told to their owner by a note: whoever wrote the Service chose the port that is taken, or asked for
+tunnels into pods."""
 
 RELIST_S: Final = 1.0
 """Wait before a driver is listed again after a failure; it doubles up to the resync period."""
@@ -495,7 +497,9 @@ class Loop:
     def _apply(self, now: float) -> int:
         """Apply what differs; return how many operations succeeded or were handed to a lane."""
         closed = [group for group, programmed in self._driver_of.items() if not programmed.listed or programmed.busy]
-        hold: list[ObjectKind] = [kind for kind, needed in NEEDS.items() if needed not in self._heard]
+        # Without the router nobody tells of paths, and all routes of ours are others' than BGP's.
+        needs = NEEDS if self.config.run_router else {}
+        hold: list[ObjectKind] = [kind for kind, needed in needs.items() if needed not in self._heard]
         if self.store.nodes.get(Ref("", self.config.node_name)) is None:
             # Our own Node cannot be read: what it says of our ranges and addresses may still be so.
             hold += [Speaker, RoutePolicy, Neighbor, Path]

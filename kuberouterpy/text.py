@@ -43,6 +43,8 @@ from kuberouterpy.dataplane import (
     Owner,
     Path,
     PathKey,
+    PodTunnel,
+    PodTunnelKey,
     RealServer,
     RealServerKey,
     Route,
@@ -66,6 +68,7 @@ _WORDS: Final = {
     FouPort: "fou",
     Link: "link",
     LocalAddress: "address",
+    PodTunnel: "tunnel",
     Set: "set",
     Entry: "entry",
     Chain: "chain",
@@ -115,6 +118,8 @@ def name_of(key: Key) -> str:
             return f"{link} {address}"
         case LocalAddressKey(link, address, prefix):
             return f"{link} {address}/{prefix}"
+        case PodTunnelKey(pod, vip):
+            return f"pod {pod} {vip}"
         case EntryKey(name, member):
             return f"{name} {member}"
         case ChainKey(family, table, name):
@@ -123,10 +128,9 @@ def name_of(key: Key) -> str:
             return f"v{family:d} {table} {parent} -> {chain}"
         case RouteKey(table, destination):
             return destination if table == 254 else f"{destination} table {table}"
-        case RoutingRuleKey(family, priority, source, fwmark):
-            selector = " ".join(
-                text for text in (source and f"from {source}", fwmark and f"fwmark {fwmark:#x}") if text
-            )
+        case RoutingRuleKey(family, priority, source, fwmark, fwmask):
+            mark = f"fwmark {fwmark:#x}{f'/{fwmask:#x}' if fwmask else ''}" if fwmark else ""
+            selector = " ".join(text for text in (source and f"from {source}", mark) if text)
             return f"v{family:d} {priority}: {selector or 'from all'}"
         case SpeakerKey():
             return "bgp"
@@ -225,5 +229,5 @@ def _details(value: Object) -> str:
             return f"asn {value.asn} {value.description}".rstrip()
         case Path():
             return f"next-hop {value.next_hop}{f' communities {value.communities}' if value.communities else ''}"
-        case LocalAddress():
+        case LocalAddress() | PodTunnel():
             return ""

@@ -234,6 +234,7 @@ class RoutesDriver:
             priority=key.priority,
             source=key.source,
             fwmark=key.fwmark,
+            fwmask=key.fwmask,
             table=rule.table,
             # The kernel compares the protocol when deleting, too; kube-router's rules have another.
             protocol=PROTOCOL if kind == wire.NEW_RULE else 0,
@@ -246,7 +247,7 @@ class RoutesDriver:
             for body in self._dump(wire.GET_RULE, wire.get_rules(family)):
                 seen = wire.decode_rule(body)
                 if seen and seen.table in RULE_TABLES:
-                    key = RoutingRuleKey(family, seen.priority, seen.source, seen.fwmark)
+                    key = RoutingRuleKey(family, seen.priority, seen.source, seen.fwmark, seen.fwmask)
                     found[key] = RoutingRule(key, seen.table)
         return found
 

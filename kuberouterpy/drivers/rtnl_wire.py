@@ -58,10 +58,11 @@ _AF_BRIDGE: Final = 7
 _ROUTE_TYPES: Final = {"unicast": 1, "local": 2}
 _ROUTE_TYPE_NAMES: Final = {number: name for name, number in _ROUTE_TYPES.items()}
 
-_FRA_SRC, _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_PROTOCOL = 2, 6, 10, 15, 21
+_FRA_SRC, _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL = 2, 6, 10, 15, 16, 21
 _FRA_OF_OTHERS: Final = frozenset({1, 3, 17})
 """Destination, incoming and outgoing link: no rule of ours has them."""
 _TO_TABLE: Final = 1
+_WHOLE_MARK: Final = 0xFFFFFFFF
 
 AF_OF: Final = {IPV4: AF_INET, IPV6: AF_INET6}
 FAMILY_OF: Final = {int(AF_INET): IPV4, int(AF_INET6): IPV6}
@@ -128,6 +129,8 @@ class RuleSeen(NamedTuple):
     priority: int
     source: str
     fwmark: int
+    fwmask: int
+    """0: the whole mark, or no mark at all."""
     table: int
     protocol: int
 
@@ -284,7 +287,7 @@ def decode_route(body: memoryview) -> RouteSeen | None:
     )
 
 
-def rule(family: Family, *, priority: int, source: str, fwmark: int, table: int, protocol: int) -> bytes:
+def rule(family: Family, *, priority: int, source: str, fwmark: int, fwmask: int, table: int, protocol: int) -> bytes:
     """Return the body of RTM_NEWRULE or RTM_DELRULE."""
     length = int(source.partition("/")[2]) if source else 0
     parts = [_ROUTE.pack(AF_OF[family], 0, length, 0, table if table < 256 else 0, 0, 0, _TO_TABLE, 0)]
@@ -293,6 +296,8 @@ def rule(family: Family, *, priority: int, source: str, fwmark: int, table: int,
     parts += [attribute(_FRA_PRIORITY, _U32.pack(priority)), attribute(_FRA_TABLE, _U32.pack(table))]
     if fwmark:
         parts.append(attribute(_FRA_FWMARK, _U32.pack(fwmark)))
+    if fwmask:
+        parts.append(attribute(_FRA_FWMASK, _U32.pack(fwmask)))
     if protocol:
         parts.append(attribute(_FRA_PROTOCOL, bytes((protocol,))))
     return b"".join(parts)
@@ -310,11 +315,13 @@ def decode_rule(body: memoryview) -> RuleSeen | None:
     fields = dict(attributes(body[_ROUTE.size :]))
     if family is None or action != _TO_TABLE or _FRA_OF_OTHERS & fields.keys():
         return None
+    mask = _number(fields.get(_FRA_FWMASK, b""))
     return RuleSeen(
         family,
         _number(fields.get(_FRA_PRIORITY, b"")),
         _prefix(family, fields[_FRA_SRC], length) if length and _FRA_SRC in fields else "",
         _number(fields.get(_FRA_FWMARK, b"")),
+        0 if mask == _WHOLE_MARK else mask,
         _number(fields[_FRA_TABLE]) if _FRA_TABLE in fields else table,
         _number(fields.get(_FRA_PROTOCOL, b"")),
     )

@@ -114,6 +114,7 @@ class Cluster:
             f"--agent-socket={station.directory}/agent.sock",
             f"--record-dir={station.directory}/record",
             "--record-size=16",
+            f"--runtime-endpoint=unix://{station.directory}/cri.sock",
             f"--service-cluster-ip-range={','.join(self.topology.service_cidrs)}",
             *(
                 f"--enable-ipv{version}={str(any(family == version for family in self.topology.families)).lower()}"

@@ -14,6 +14,7 @@ from typing import Final
 
 from kuberouterpy.errors import LabError
 from kuberouterpy.lab.engine import kernel
+from kuberouterpy.lab.kubelet.netns import share_directory
 from kuberouterpy.lab.topology import MANAGEMENT, ROUTER, SUBNETS, Address, Station, Subnet, Topology
 
 NETNS: Final = Path("/run/netns")
@@ -45,6 +46,8 @@ def build(topology: Topology) -> None:
     """
     stations = (*topology.nodes, topology.client)
     _settle(QUIET)
+    # order matters: agents have mounts of their own, and must see what kubelets pin later.
+    share_directory(NETNS)
     for name in (*(station.name for station in stations), ROUTER):
         _make(name)
         within(str(NETNS / name), lambda: _settle(QUIET | FORWARDING))  # order matters: links take over the defaults

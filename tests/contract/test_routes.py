@@ -71,6 +71,7 @@ def samples() -> Iterator[Object]:
         yield Route(RouteKey(78, family.everything), (NextHop(link="lo"),), kind="local")
         yield RoutingRule(RoutingRuleKey(family, 32764, POD[family]), 77)
         yield RoutingRule(RoutingRuleKey(family, 32763, fwmark=0x2001), 78)
+        yield RoutingRule(RoutingRuleKey(family, 32763, fwmark=0x50000000, fwmask=0xF001C000), 78)
 
 
 def changes() -> dict[Key, Object]:

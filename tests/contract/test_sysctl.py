@@ -54,6 +54,19 @@ def errors(driver: SysctlDriver, *wanted: Sysctl) -> list[str]:
     return [str(error) for _, error in driver.apply([Op(Verb.CREATE, item.key, item) for item in wanted]) if error]
 
 
+@pytest.mark.parametrize(("before", "after"), [("0", "0"), ("1", "2"), ("2", "2")])
+def test_what_is_wanted_instead_of_one_value_leaves_every_other(root: Path, before: str, after: str) -> None:
+    path = root / SAMPLES[1].key.path
+    path.write_text(f"{before}\n")
+    wanted = Sysctl(SAMPLES[1].key, "2", instead_of="1")
+    driver = SysctlDriver(root)
+    driver.expect([wanted])
+    assert (wanted.key in driver.list()) == (before == after)
+    assert errors(driver, wanted) == []
+    assert path.read_text().strip() == after
+    assert driver.list() == {wanted.key: wanted}
+
+
 def test_what_is_already_so_is_not_written(root: Path) -> None:
     path = root / SAMPLES[2].key.path
     path.write_text("1024\t65000\n")

@@ -18,6 +18,8 @@ from kuberouterpy.dataplane import (
     Object,
     Op,
     Owner,
+    PodTunnel,
+    PodTunnelKey,
     RealServer,
     RealServerKey,
     Route,
@@ -39,6 +41,7 @@ SAMPLES = (
     *ALL,
     HealthCheck(HealthCheckKey(32000), "default", "web", 2),
     Flows(FlowsKey(IPV6, Protocol.UDP, "fd00::10", 53), ("fd00::2",)),
+    PodTunnel(PodTunnelKey("fd00:1::2", "fd00::10")),
 )
 
 WEB4 = VirtualServerKey(IPV4, Protocol.TCP, "10.96.0.10", 80)
@@ -60,6 +63,11 @@ WEB6 = VirtualServerKey(IPV6, Protocol.UDP, "fd00::10", 53)
         ),
         (Route(RouteKey(77, "fd00::1/128"), (NextHop(link="tun-x"),)), "route     fd00::1/128 table 77 dev tun-x"),
         (RoutingRule(RoutingRuleKey(IPV6, 5, "fd00::/64"), 77), "rule      v6 5: from fd00::/64 lookup 77"),
+        (
+            RoutingRule(RoutingRuleKey(IPV4, 5, fwmark=0x50000000, fwmask=0xF001C000), 78),
+            "rule      v4 5: fwmark 0x50000000/0xf001c000 lookup 78",
+        ),
+        (PodTunnel(PodTunnelKey("10.1.3.4", "203.0.113.7")), "tunnel    pod 10.1.3.4 203.0.113.7"),
     ],
 )
 def test_a_line_says_what_the_tools_would(value: Object, expected: str) -> None:

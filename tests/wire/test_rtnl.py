@@ -124,6 +124,7 @@ def rules(draw: st.DrawFn) -> dict[str, Any]:
         "priority": draw(st.integers(1, 32766)),
         "source": draw(st.just("") | prefixes(family)),
         "fwmark": draw(st.integers(0, 2**32 - 1)),
+        "fwmask": draw(st.integers(0, 2**32 - 2)),
         "table": draw(tables),
         "protocol": draw(st.integers(1, 255)),
     }
@@ -136,6 +137,7 @@ def test_the_oracle_reads_a_rule(rule: dict[str, Any]) -> None:
     assert (message["family"], message["src_len"]) == (rule["family"].af, int(length or 0))
     assert (message.get_attr("FRA_SRC") or "") == network
     assert (message.get_attr("FRA_FWMARK") or 0) == rule["fwmark"]
+    assert (message.get_attr("FRA_FWMASK") or 0) == rule["fwmask"]
     for name in ("priority", "table", "protocol"):
         assert message.get_attr(f"FRA_{name.upper()}") == rule[name]
 

@@ -17,12 +17,14 @@ import shutil
 import threading
 
 from kuberouterpy.lab.client import PODS, Changed, Client, Deleted, Event, Listed, Object, Reflector
+from kuberouterpy.lab.kubelet import cri
 from kuberouterpy.lab.kubelet.netns import pod_netns
 from kuberouterpy.lab.kubelet.node import become_ready, register, renew_lease
 from kuberouterpy.lab.kubelet.plan import KubeletNode
 from kuberouterpy.lab.kubelet.pod import PodWorker
 from kuberouterpy.lab.kubelet.process import Reaper
 from kuberouterpy.lab.kubelet.runs import Services
+from kuberouterpy.lab.kubelet.sandbox import Sandbox
 from kuberouterpy.lab.kubelet.view import pod_view
 from kuberouterpy.lab.responder import Responder
 from kuberouterpy.log import event
@@ -59,9 +61,12 @@ def run(
     ]
     for helper in helpers:
         helper.start()
+    pods = _Pods(services)
+    runtime = cri.serve(node.cri_socket, pods.sandboxes)
     try:
-        _Pods(services).follow(stop)
+        pods.follow(stop)
     finally:
+        runtime.stop(grace=None)
         for helper in helpers:
             helper.join(timeout=1)
         services.reaper.close()
@@ -94,6 +99,10 @@ class _Pods:
             worker.stop()
         for worker in workers:
             worker.join(_END_S)
+
+    def sandboxes(self) -> list[Sandbox]:
+        """Return the sandboxes of the pods that are here; any thread may ask."""
+        return [worker.sandbox for worker in list(self._workers.values())]
 
     def _wake_at(self, stop: threading.Event) -> None:
         stop.wait()

@@ -49,7 +49,7 @@ def create(path: str) -> None:
     with suppress(OSError):
         # Loads the module where IPv6 is one: a namespace made before that starts with other defaults than ours.
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
-    _share_directory(Path(path).parent)
+    share_directory(Path(path).parent)
     Path(path).touch(exist_ok=False)
     before = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -127,7 +127,7 @@ def processes(path: str) -> list[int]:
     return found
 
 
-def _share_directory(directory: Path) -> None:
+def share_directory(directory: Path) -> None:
     """Make mounts below ``directory`` reach every mount namespace, as ``ip netns add`` does.
 
     One thread at a time: a folder bound onto itself twice would hold every namespace twice, and the second for ever.

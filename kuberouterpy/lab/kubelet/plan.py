@@ -27,6 +27,11 @@ class KubeletNode(msgspec.Struct, frozen=True):
     """Where containers' logs go: all nodes may share one folder. ``directory``/logs where empty."""
 
     @property
+    def cri_socket(self) -> str:
+        """Where this node's container runtime answers."""
+        return f"{self.directory}/cri.sock"
+
+    @property
     def cni_data(self) -> str:
         """Where host-local keeps this node's addresses."""
         return f"{self.directory}/cni/networks"

@@ -60,7 +60,8 @@ class PodWorker:
         self._uid: str = pod["metadata"]["uid"]
         self._key = (pod["metadata"]["namespace"], pod["metadata"]["name"])
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._sandbox = Sandbox(services.node, pod, services.turn)
+        self.sandbox = Sandbox(services.node, pod, services.turn)
+        """Its network; any thread may look at it."""
         spec = pod["spec"]
         self._inits = [Container(one, init=True) for one in spec.get("initContainers") or []]
         self._mains = [Container(one, init=False) for one in spec.get("containers") or []]
@@ -112,7 +113,7 @@ class PodWorker:
         wait_s = _RETRY_S
         while not self._leaving:
             try:
-                self._sandbox.attach()
+                self.sandbox.attach()
             except (CniError, OSError) as error:
                 event(
                     log, logging.WARNING, "attach-failed", key="/".join(self._key), error=str(error), retry_in_s=wait_s
@@ -124,7 +125,7 @@ class PodWorker:
                 continue
             for one in (*self._inits, *self._mains):
                 one.state.message = ""
-            self._seen.pod_ips = self._sandbox.addresses
+            self._seen.pod_ips = self.sandbox.addresses
             return True
         return False
 
@@ -151,7 +152,7 @@ class PodWorker:
         self._seen.over = True
         self._report()
         if not self._leaving:
-            self._sandbox.detach()
+            self.sandbox.detach()
 
     def _end(self) -> None:
         """Stop what runs, give the network back, and remove the object if that is ours to do."""
@@ -164,7 +165,7 @@ class PodWorker:
             self._report()
         for one in (*self._mains, *self._inits):
             one.drop()
-        self._sandbox.detach(node_goes=self._leaving is Leaving.STOPPED)
+        self.sandbox.detach(node_goes=self._leaving is Leaving.STOPPED)
         event(log, logging.INFO, "pod-ended", key="/".join(self._key), reason=self._leaving.name.lower())
         if self._leaving is Leaving.DELETED:
             self._remove_object()
@@ -262,7 +263,7 @@ class PodWorker:
         sockets = []
         ports = containers.responder_ports(one.spec)
         if ports:
-            sockets = self._sandbox.within(lambda: open_sockets(ports))
+            sockets = self.sandbox.within(lambda: open_sockets(ports))
         self._services.responder.add(key, self._key[1], sockets)
         run: list[Run] = []
         serving = Serving(
@@ -285,13 +286,13 @@ class PodWorker:
         )
 
     def _launch(self, command: Command, ended: Callable[[Process, int], None]) -> Process:
-        process = self._sandbox.start(command)
+        process = self.sandbox.start(command)
         self._services.reaper.watch(process, lambda code: self._inbox.put(lambda: ended(process, code)))
         return process
 
     def _execute(self, one: Container, words: tuple[str, ...], timeout_s: float) -> bool:
         """Run a probe's command; called from probe threads."""
-        process = self._sandbox.start(self._command(one, words))
+        process = self.sandbox.start(self._command(one, words))
         codes: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._services.reaper.watch(process, codes.put)
         try:

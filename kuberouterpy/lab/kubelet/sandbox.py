@@ -31,6 +31,9 @@ class Sandbox:
         self._node = node
         self._pod = pod
         self._turn = turn
+        self.namespace: str = meta["namespace"]
+        self.name: str = meta["name"]
+        self.uid: str = meta["uid"]
         self._host = bool(pod["spec"].get("hostNetwork"))
         self.netns = node.netns if self._host else netns.pod_netns(meta["namespace"], meta["name"], meta["uid"])
         self.addresses: tuple[str, ...] = ()
@@ -56,6 +59,11 @@ class Sandbox:
                 raise
             self._attached = (conflist, attachment, result)
             self.addresses = tuple(cni.addresses(result))
+
+    @property
+    def own_addresses(self) -> tuple[str, ...]:
+        """The pod's addresses while it is attached; none with hostNetwork."""
+        return () if self._host or self._attached is None else self.addresses
 
     def detach(self, *, node_goes: bool = False) -> None:
         """Undo ``attach`` and end every process left in the namespace; ``node_goes`` spares the plugins' work."""
