@@ -112,6 +112,8 @@ class Service(Struct, frozen=True):
     """Annotations under kube-router.io/ only, by their full key."""
     uid: str = ""
     """metadata.uid, for Events."""
+    created: str = ""
+    """metadata.creationTimestamp (RFC 3339 text sorts by time): who came first has a contested address."""
 
 
 class EndpointPort(Struct, frozen=True):

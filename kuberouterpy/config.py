@@ -71,6 +71,7 @@ class Config(Struct, frozen=True, kw_only=True):
     nodeport_addresses: tuple[str, ...] = ()
     excluded_cidrs: tuple[str, ...] = ()
     ipvs_sync_period_s: float = 300.0
+    ipvs_scheduler: str = "rr"
     ipvs_permit_all: bool = True
     ipvs_graceful_termination: bool = False
     ipvs_graceful_period_s: float = 30.0

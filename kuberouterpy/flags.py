@@ -240,6 +240,9 @@ ADDRESSES: Final = Form("ADDRESS,...", address, many=True)
 PREFIXES: Final = Form("CIDR,...", prefix, many=True)
 NUMBER: Final = Form("NUMBER", whole(0, 2**31 - 1))
 
+SCHEDULERS: Final = ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "mh", "lblc", "lblcr", "fo", "ovf")
+"""Every scheduler of the kernel (net/netfilter/ipvs)."""
+
 _G, _P, _R, _F, _L = Section.GENERAL, Section.PROXY, Section.ROUTING, Section.FIREWALL, Section.BALANCER
 
 _NO_BFD: Final = "BFD is not built yet"
@@ -304,6 +307,13 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("nodeport-bindon-all-ip", BOOL, _P, "Serve node ports on every address of the node"),
     Flag("nodeport-addresses", PREFIXES, _P, "Serve node ports only on addresses in these ranges", ours=True),
     Flag("excluded-cidrs", PREFIXES, _P, "Virtual servers in these ranges are never touched"),
+    Flag(
+        "ipvs-scheduler",
+        Form("SCHEDULER", one_of(*SCHEDULERS)),
+        _P,
+        "Scheduler of Services that name none by annotation kube-router.io/service.scheduler",
+        ours=True,
+    ),
     Flag("ipvs-sync-period", DURATION, _P, "How often IPVS is listed and compared"),
     Flag("ipvs-permit-all", BOOL, _P, "Accept traffic to VIPs, reject their unused ports"),
     Flag("ipvs-graceful-termination", BOOL, _P, "Drain real servers", "always so: terminating endpoints get weight 0"),
@@ -311,7 +321,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("service-tcp-timeout", DURATION, _P, "IPVS timeout of idle TCP connections; 0: the kernel's"),
     Flag("service-tcpfin-timeout", DURATION, _P, "IPVS timeout of TCP connections after FIN; 0: the kernel's"),
     Flag("service-udp-timeout", DURATION, _P, "IPVS timeout of UDP flows; 0: the kernel's"),
-    Flag("runtime-endpoint", TEXT, _P, "CRI socket, for direct server return", "direct server return is not built yet"),
+    Flag("runtime-endpoint", TEXT, _P, "CRI socket, for direct server return; default: containerd's or CRI-O's"),
     # Router
     Flag("cluster-asn", Form("ASN", whole(0, _MAX_ASN)), _R, "ASN of the cluster; 0: 64512"),
     Flag("router-id", Form("ADDRESS", router_id), _R, "BGP router ID; generate: hashed from the node's address"),

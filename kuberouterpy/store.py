@@ -172,6 +172,7 @@ class Store:
                     *(ingress.address for ingress in one.load_balancer),
                 ),
                 "node_port": lambda one: (port.node_port for port in one.ports if port.node_port),
+                "annotation": lambda one: one.annotations.keys(),
             }
         )
         self.slices: Final = Table[EndpointSlice]({"service": lambda one: (one.service,) if one.service else ()})

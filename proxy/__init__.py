@@ -6,6 +6,7 @@ One Service is one owner. Its objects are a function of the Service, its Endpoin
 - ``endpoints`` says which endpoints serve: readiness tiers, topology hints, traffic policy, draining;
 - ``origins`` leads clients inside this node to other servers than those outside, by ``marks``;
 - ``affinity`` leads clients back to the endpoint they had, where the timeout is short;
+- ``dsr`` has endpoints answer from an address themselves, where a Service asks for it;
 - ``rivals`` says who else has a right to an address;
 - ``masquerade`` holds the few static rules over sets: source NAT, hairpin, refusal of unused ports of VIPs;
 - ``controller`` ties them to owners.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from kuberouterpy.cluster import EndpointSlice, Node, Ref, Service
+from kuberouterpy.cluster import Link as LinkRecord
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller, Desired
 from kuberouterpy.dataplane import (
@@ -20,22 +21,27 @@ from kuberouterpy.dataplane import (
     LocalAddressKey,
     Object,
     Owner,
+    PodTunnelKey,
     RealServerKey,
+    RouteKey,
+    RoutingRuleKey,
     SetKey,
     Sysctl,
     SysctlKey,
     VirtualServerKey,
 )
 from kuberouterpy.family import Family
-from kuberouterpy.host import DUMMY_LINK, Host
+from kuberouterpy.host import BRIDGE_LINK, DUMMY_LINK, Host
 from kuberouterpy.store import Change, Store
-from proxy import affinity, health, masquerade, origins, services
+from proxy import affinity, dsr, health, masquerade, origins, services
 from proxy.rivals import concerned, rivals_of
 
 NAME: Final = "proxy"
 BASE: Final = Owner(NAME, "base")
 AFFINITY: Final = Owner(NAME, "affinity")
 """The chains that lead to those of Services with exact affinity: there only while one is."""
+DIRECT: Final = Owner(NAME, "dsr")
+"""What Services with direct server return share: there only while one is."""
 
 # Why each setting is there; ``cleanup`` restores what stood before.
 SYSCTLS: Final = (
@@ -79,16 +85,21 @@ def affected(change: Change, store: Store, host: Host, config: Config) -> Iterat
                 yield from map(owner_of, concerned(record, store))
                 if affinity.is_exact(record):
                     yield AFFINITY
+                if dsr.ANNOTATION in record.annotations:
+                    yield DIRECT
             case Node():
                 yield from map(owner_of, concerned(record, store))
             case EndpointSlice(service=Ref() as ref):
                 yield owner_of(ref)
+            case LinkRecord(name=name) if name == BRIDGE_LINK:
+                yield DIRECT
 
 
 def owners(store: Store, host: Host, config: Config) -> Iterator[Owner]:
     """Yield every owner there is."""
     yield BASE
     yield AFFINITY
+    yield DIRECT
     yield from map(owner_of, store.services.refs())
 
 
@@ -99,6 +110,9 @@ def desired(owner: Owner, store: Store, host: Host, config: Config) -> Desired:
     if owner == AFFINITY:
         groups = (group for service in store.services for group in services.groups_of(service, host))
         return Desired(tuple(affinity.dispatch(groups)))
+    if owner == DIRECT:
+        asking = (one for one in store.services.by("annotation", dsr.ANNOTATION) if not services.ignored(one))
+        return Desired(tuple(dsr.shared(asking, host, config, pod_mtu=_pod_mtu(store, host))))
     namespace, _, name = owner.name.partition("/")
     service = store.services.get(Ref(namespace, name))
     if service is None:
@@ -119,10 +133,14 @@ def claims(key: Key) -> bool:
         case ChainKey(name=name) | JumpKey(chain=name) if affinity.claims_chain(name):
             return True
         case SetKey(name) | EntryKey(name):
-            return name in masquerade.SETS | origins.SETS | health.SETS
+            return name in masquerade.SETS | origins.SETS | health.SETS | dsr.SETS
         case ChainKey(name=name) | JumpKey(chain=name):
-            return name in masquerade.CHAINS | origins.CHAINS | health.CHAINS
-        case VirtualServerKey() | RealServerKey() | FlowsKey() | HealthCheckKey():
+            return name in masquerade.CHAINS | origins.CHAINS | health.CHAINS | {dsr.CHAIN}
+        case RouteKey(table) if table == dsr.TABLE:
+            return True
+        case RoutingRuleKey(fwmark=fwmark) if fwmark:  # kube-router has one for each of its marks
+            return True
+        case VirtualServerKey() | RealServerKey() | FlowsKey() | HealthCheckKey() | PodTunnelKey():
             return True
         case _:
             return False
@@ -140,6 +158,13 @@ def _base(host: Host, config: Config) -> Iterator[Object]:
     yield from origins.base(host)
     yield from affinity.base(host.families)
     yield from health.base(host)
+    yield from dsr.base(host)
+
+
+def _pod_mtu(store: Store, host: Host) -> int:
+    """Return the MTU of the way to pods: the bridge's is less where packets between nodes are wrapped once more."""
+    bridge = store.links.get(Ref("", BRIDGE_LINK))
+    return min((mtu for mtu in (host.mtu, bridge.mtu if bridge else 0) if mtu), default=0)
 
 
 CONTROLLER: Final = Controller(name=NAME, affected=affected, owners=owners, desired=desired, claims=claims)

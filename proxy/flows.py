@@ -6,26 +6,22 @@ stay ``[UNREPLIED]`` with the VIP as their answerer for as long as the client se
 established flows cuts them (V5). So whoever may answer is all the driver needs: serving endpoints, whatever the traffic
 policy, as kube-proxy has it (pkg/proxy/conntrack/cleanup.go). An entry that someone else answers goes, its neighbors stay.
 
-With DSR the address itself answers, rightly: such Services have none of this.
+Addresses with direct server return have none of this: there the address itself answers, rightly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
-from kuberouterpy.cluster import Service
 from kuberouterpy.dataplane import Flows, FlowsKey, Object
 from kuberouterpy.family import family_of
 from kuberouterpy.protocol import Protocol
 from proxy.endpoints import Categories
 
-_DSR: Final = "kube-router.io/service.dsr"
 
-
-def flows(service: Service, address: str, port: int, protocol: Protocol, found: Categories) -> Iterator[Object]:
+def flows(address: str, port: int, protocol: Protocol, found: Categories) -> Iterator[Object]:
     """Yield what conntrack may hold of an address and port: nothing to do for TCP and SCTP, which end by themselves."""
-    if protocol is not Protocol.UDP or service.annotations.get(_DSR):
+    if protocol is not Protocol.UDP:
         return
     answering = {one.address for one in found.all if one.endpoint.serving or one.endpoint.ready}
     yield Flows(FlowsKey(family_of(address), protocol, address, port), tuple(sorted(answering)))

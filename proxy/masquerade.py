@@ -14,6 +14,7 @@ never meets a VIP whose SNAT is missing.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from typing import Final
 
 from kuberouterpy.config import Config
@@ -36,7 +37,8 @@ from kuberouterpy.protocol import Protocol
 
 MASQUERADE_CHAIN: Final = "KUBE-ROUTER-SERVICES-MASQ"
 SERVICES_CHAIN: Final = "KUBE-ROUTER-SERVICES"
-CHAINS: Final = frozenset({MASQUERADE_CHAIN, SERVICES_CHAIN})
+UNALLOCATED_CHAIN: Final = "KUBE-ROUTER-UNALLOCATED"
+CHAINS: Final = frozenset({MASQUERADE_CHAIN, SERVICES_CHAIN, UNALLOCATED_CHAIN})
 
 _VIPS: Final = "kube-router-svip"
 _VIP_PORTS: Final = "kube-router-svip-prt"
@@ -45,6 +47,7 @@ _LOCAL: Final = "kube-router-local-ep"
 _TYPES: Final = {_VIPS: "hash:ip", _VIP_PORTS: "hash:ip,port", _HAIRPIN: "hash:ip,port,ip", _LOCAL: "hash:ip,port"}
 MAX_ELEMENTS: Final = 1048576
 """A limit, not an allocation: 10,000 Services with several ports and addresses must fit."""
+_DEFAULT_RANGES: Final = Config().service_cluster_ip_range
 _NEW: Final = ("-m", "conntrack", "--ctstate", "NEW")
 _UNUSED: Final = "no Service listens here, and the host must not"
 _PROXIED: Final = ("-m", "ipvs", "--ipvs", "--vdir", "ORIGINAL", "--vmethod", "MASQ")
@@ -65,13 +68,18 @@ def base(host: Host, config: Config) -> Iterator[Object]:
             yield Set(SetKey(set_name(name, family)), family, type_, max_elements=MAX_ELEMENTS)
         yield from _masquerade(family, host, config)
         yield from _refuse(family, config)
+        yield from _drop_unallocated(family, host, config)
 
 
 def vip_entries(address: str, port: int, protocol: Protocol, *, reason: str) -> Iterator[Entry]:
     """Yield what marks an address as a VIP and a port of it as used."""
-    family = family_of(address)
-    yield Entry(EntryKey(set_name(_VIPS, family), address))
-    yield Entry(EntryKey(set_name(_VIP_PORTS, family), f"{address},{protocol}:{port}"), comment=reason)
+    yield vip_entry(address)
+    yield Entry(EntryKey(set_name(_VIP_PORTS, family_of(address)), f"{address},{protocol}:{port}"), comment=reason)
+
+
+def vip_entry(address: str) -> Entry:
+    """Return what marks an address as a VIP, whose ports are refused."""
+    return Entry(EntryKey(set_name(_VIPS, family_of(address)), address))
 
 
 def endpoint_entries(
@@ -119,6 +127,25 @@ def _refuse(family: Family, config: Config) -> Iterator[Object]:
     for parent in ("INPUT", "OUTPUT"):
         jump = Rule(match, (SERVICES_CHAIN,), "to a VIP")
         yield Jump(JumpKey(family, Table.FILTER, parent, SERVICES_CHAIN), jump)
+
+
+def _drop_unallocated(family: Family, host: Host, config: Config) -> Iterator[Object]:
+    """Yield what drops packets for cluster IPs that no Service has, which would circle between this node and its router.
+
+    A VIP never comes this way: here it is local, and what a process of this node sends to it is rewritten before. The default
+    range is not believed, nor one with addresses of this host: a network that is none of the cluster's may be in it.
+    """
+    ranges = [one for one in config.cluster_ip_ranges(family) if one not in _DEFAULT_RANGES]
+    known = (*host.node_addresses, *host.addresses, *(cidr.partition("/")[0] for cidr in host.cidrs(family)))
+    for cidr in ranges:
+        network = ip_network(cidr)
+        if any(ip_address(one) in network for one in known if family_of(one) is family):
+            continue
+        yield Chain(ChainKey(family, Table.FILTER, UNALLOCATED_CHAIN), (Rule((), ("DROP",), "no Service has it"),))
+        match = ("-d", cidr, "-m", "set", "!", "--match-set", set_name(_VIPS, family), "dst")
+        for parent in ("FORWARD", "OUTPUT"):
+            jump = Rule(match, (UNALLOCATED_CHAIN,), "a cluster IP that no Service has")
+            yield Jump(JumpKey(family, Table.FILTER, parent, UNALLOCATED_CHAIN), jump)
 
 
 def _match(name: str, family: Family, flags: str, target: tuple[str, ...], reason: str) -> Rule:

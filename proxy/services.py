@@ -25,29 +25,37 @@ from kuberouterpy.dataplane import (
     VirtualServerKey,
 )
 from kuberouterpy.family import Family, family_of
+from kuberouterpy.flags import SCHEDULERS
 from kuberouterpy.host import DUMMY_LINK, Host
 from kuberouterpy.protocol import Protocol
-from proxy import affinity, marks
+from proxy import affinity, dsr, marks
 from proxy.endpoints import Backend, Categories, backends, categorize, weigh
 from proxy.flows import flows
 from proxy.health import check
-from proxy.masquerade import endpoint_entries, hairpin_entry, vip_entries
+from proxy.masquerade import endpoint_entries, hairpin_entry, vip_entries, vip_entry
 from proxy.origins import inside_entry, range_entries
 from proxy.rivals import NONE, Rivals
 
 PROXY_NAMES: Final = frozenset({"kube-router", "kuberouterpy"})
 """Values of label service.kubernetes.io/service-proxy-name that mean us."""
-SCHEDULERS: Final = ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "mh", "lblc", "lblcr", "fo", "ovf")
-"""Every scheduler of the kernel (net/netfilter/ipvs)."""
 _SCHEDULER: Final = "kube-router.io/service.scheduler"
 _SCHEDULER_FLAGS: Final = "kube-router.io/service.schedflags"
 _SKIP_LB_IPS: Final = "kube-router.io/service.skiplbips"
 _LOCAL: Final = "kube-router.io/service.local"
-_FLAGS: Final = {
+_NUMBERED: Final = {
     "flag-1": VirtualServerFlag.SCHED1,
     "flag-2": VirtualServerFlag.SCHED2,
     "flag-3": VirtualServerFlag.SCHED3,
 }
+_FLAGS: Final = {
+    one: {
+        f"{one}-fallback": VirtualServerFlag.SCHED1,
+        f"{one}-port": VirtualServerFlag.SCHED2,
+        **_NUMBERED,
+    }
+    for one in ("sh", "mh")
+}
+"""Words of each scheduler that knows any: ipvsadm's, and kube-router's numbers for them."""
 
 
 class Vip(StrEnum):
@@ -70,6 +78,8 @@ class Frontend(Struct, frozen=True):
     bound: bool = True
     """Whether the address is a VIP that must be bound, all its other ports refused. An address of this node never is:
     its other ports are the node's."""
+    direct: bool = False
+    """Whether endpoints answer from it themselves. Such an address is a VIP, but stands on no node."""
 
     @property
     def family(self) -> Family:
@@ -88,6 +98,8 @@ def desired(
     if reason:
         return Desired(notes=(Note(str(service.ref), reason),))
     frontends, notes = listening(service, host, config, rivals)
+    notes += _annotation_notes(service, config)
+    service = _with_scheduler(service, config)
     categories = {
         (port, family): categorize(backends(slices, port, family), host)
         for port in service.ports
@@ -96,15 +108,17 @@ def desired(
     objects: dict[object, Object] = {}
     for frontend in frontends:
         found = categories[frontend.port, frontend.family]
-        for value in _program(service, frontend, found, host, rivals):
+        program = _return_directly if frontend.direct else _program
+        for value in program(service, frontend, found, host, rivals):
             objects.setdefault(value.key, value)
         notes.extend(_emptiness(service, frontend, found))
     for value in _stick(service, frontends, categories, host):
         objects.setdefault(value.key, value)
     for value in check(service, categories.values(), host):
         objects.setdefault(value.key, value)
+    notes += _directness(service, frontends, categories, rivals)
     values, missing = _loadable(objects.values(), service, host)
-    return Desired(values, tuple(dict.fromkeys((*notes, *_annotation_notes(service), *missing))))
+    return Desired(values, tuple(dict.fromkeys((*notes, *missing))))
 
 
 def ignored(service: Service) -> str:
@@ -162,10 +176,16 @@ def _claimed(service: Service, host: Host, config: Config, rivals: Rivals) -> tu
     own = {*host.node_addresses, *host.addresses}
     frontends: list[Frontend] = []
     for vip, address in vips:
-        if address in rivals.nodes and address not in own:
+        if _inside(address, config.excluded_cidrs):
+            notes.append(
+                Note(address, f"{vip}-excluded: inside --excluded-cidrs, left to whoever serves it", event=True)
+            )
+        elif address in rivals.nodes and address not in own:
             notes.append(Note(address, f"{vip}-refused: the address of node {rivals.nodes[address]}, which serves it"))
         elif family_of(address) in host.families:
-            frontends += [Frontend(vip, address, port.port, port, address not in own) for port in service.ports]
+            direct = dsr.asks(service) and vip is not Vip.CLUSTER_IP and not {address} & (own | rivals.plain)
+            bound = not direct and address not in own
+            frontends += [Frontend(vip, address, port.port, port, bound, direct) for port in service.ports]
     node_ports = [port for port in service.ports if port.node_port]
     for address in _node_port_addresses(service, host, config) if node_ports else ():
         frontends += [Frontend(Vip.NODE_PORT, address, port.node_port, port, bound=False) for port in node_ports]
@@ -205,12 +225,14 @@ def _allowed(address: str, vip: Vip, config: Config, notes: list[Note]) -> bool:
 
 def _node_port_addresses(service: Service, host: Host, config: Config) -> tuple[str, ...]:
     families = service.families or tuple(family_of(address) for address in service.cluster_ips)
-    candidates: Iterable[str] = host.node_addresses
+    # A Node that tells no address (yet, or no more) must not close the ports of those that are there.
+    candidates: Iterable[str] = host.node_addresses or host.addresses
     if config.nodeport_bindon_all_ip or config.nodeport_addresses:
         candidates = (*host.node_addresses, *host.addresses)
     if config.nodeport_addresses:
         candidates = (one for one in candidates if _inside(one, config.nodeport_addresses))
-    return tuple(dict.fromkeys(one for one in candidates if family_of(one) in families))
+    served = (one for one in candidates if family_of(one) in families and not _inside(one, config.excluded_cidrs))
+    return tuple(dict.fromkeys(served))
 
 
 def _inside(address: str, ranges: Iterable[str]) -> bool:
@@ -231,7 +253,7 @@ def _program(service: Service, frontend: Frontend, found: Categories, host: Host
         yield from vip_entries(frontend.address, frontend.number, frontend.port.protocol, reason=str(service.ref))
     yield server
     yield from real_servers(server, weighed)
-    yield from flows(service, frontend.address, frontend.number, frontend.port.protocol, found)
+    yield from flows(frontend.address, frontend.number, frontend.port.protocol, found)
     keeps_source = policy is TrafficPolicy.LOCAL and frontend.vip is not Vip.CLUSTER_IP
     if keeps_source:
         yield from _short_circuit(service, frontend, found, host, rivals)
@@ -277,6 +299,36 @@ def _short_circuit(
             yield hairpin_entry(backend.address, backend.port, port.protocol)
 
 
+def _return_directly(
+    service: Service, frontend: Frontend, found: Categories, host: Host, rivals: Rivals
+) -> Iterator[Object]:
+    """Yield what makes endpoints answer from an address themselves; clients inside this node have servers of their own where
+    the policy is Local. Affinity is IPVS persistence whatever the timeout: no port changes here, so it holds for marks."""
+    port, address, reason = frontend.port, frontend.address, str(service.ref)
+    own, inside = (dsr.mark(service, port.name, port.protocol, str(port.port), one) for one in TrafficPolicy)
+    policy = policy_of(service, frontend.vip)
+    used = {TrafficPolicy.CLUSTER: own, TrafficPolicy.LOCAL: inside}
+    yield from (vip_entry(address), dsr.address_entry(address))
+    remapped = any(one.port != frontend.number for one in found.all)
+    for one in dict.fromkeys((policy, TrafficPolicy.CLUSTER)):
+        key = VirtualServerKey(frontend.family, Protocol.TCP, "", 0, fwmark=used[one])
+        server = replace(_scheduled(service, key), persistence_s=0 if remapped else service.affinity_s)
+        if remapped and service.affinity_s:
+            server = replace(server, scheduler="mh", flags=0)
+        weighed = weigh(found, policy=one, protocol=port.protocol, host=host)
+        yield from dsr.servers(server, weighed, frontend.number, rivals.hosts)
+        if not weighed:  # IPVS could not refuse: a host sends no error from an address that it does not hold
+            continue
+        yield from vip_entries(address, frontend.number, port.protocol, reason=reason)
+        if one is policy:
+            yield dsr.port_entry(address, frontend.number, port.protocol, used[one], reason=reason)
+        else:
+            yield inside_entry(address, frontend.number, port.protocol, used[one], reason=reason)
+    if frontend.vip is Vip.LOAD_BALANCER_IP:
+        yield from range_entries(address, frontend.number, port.protocol, service.source_ranges, host, reason=reason)
+    yield from dsr.tunnels(address, frontend.number, found.all, host, rivals.hosts)
+
+
 def _stick(
     service: Service,
     frontends: Iterable[Frontend],
@@ -290,6 +342,8 @@ def _stick(
         weighed = weigh(categories[port, family], policy=policy, protocol=port.protocol, host=host)
         yield from affinity.program(group, template, weighed)
     for frontend in frontends if found else ():
+        if frontend.direct:
+            continue
         group = found[frontend.family, frontend.port, policy_of(service, frontend.vip)]
         yield affinity.address_entry(group, frontend.address, frontend.number)
 
@@ -314,12 +368,12 @@ def virtual_server(service: Service, frontend: Frontend) -> VirtualServer:
 
 
 def _scheduled(service: Service, key: VirtualServerKey) -> VirtualServer:
-    scheduler = service.annotations.get(_SCHEDULER, "rr")
-    scheduler = scheduler if scheduler in SCHEDULERS else "rr"
+    scheduler = service.annotations[_SCHEDULER]
+    known = _FLAGS.get(scheduler, {})
     return VirtualServer(
         key,
         scheduler=scheduler,
-        flags=_flags(service) if scheduler in {"mh", "sh"} else 0,
+        flags=sum({known[word] for word in _flag_words(service) if word in known}),
         persistence_s=0 if affinity.is_exact(service) else service.affinity_s,
     )
 
@@ -346,9 +400,16 @@ def _loadable(wanted: Iterable[Object], service: Service, host: Host) -> tuple[t
     return tuple(values), notes
 
 
-def _flags(service: Service) -> int:
+def _with_scheduler(service: Service, config: Config) -> Service:
+    """Return a Service that names a scheduler: its own, or the cluster's where it names none or one that is unknown."""
+    scheduler = service.annotations.get(_SCHEDULER, "")
+    chosen = scheduler if scheduler in SCHEDULERS else config.ipvs_scheduler
+    return replace(service, annotations={**service.annotations, _SCHEDULER: chosen})
+
+
+def _flag_words(service: Service) -> list[str]:
     words = service.annotations.get(_SCHEDULER_FLAGS, "").split(",")
-    return sum({_FLAGS[word.strip()] for word in words if word.strip() in _FLAGS})
+    return [word.strip() for word in words if word.strip()]
 
 
 def _whose(service: Service, backend: Backend) -> str:
@@ -367,12 +428,48 @@ def _emptiness(service: Service, frontend: Frontend, found: Categories) -> Itera
     yield Note(str(frontend), where)
 
 
-def _annotation_notes(service: Service) -> Iterator[Note]:
-    scheduler = service.annotations.get(_SCHEDULER, "rr")
+def _directness(
+    service: Service,
+    frontends: Iterable[Frontend],
+    categories: Mapping[tuple[ServicePort, Family], Categories],
+    rivals: Rivals,
+) -> Iterator[Note]:
+    """Yield why direct server return is not there where it was asked for."""
+    asked = service.annotations.get(dsr.ANNOTATION)
+    if asked is None:
+        return
+    if not dsr.asks(service):
+        yield Note(str(service.ref), f"unknown-dsr: {asked}, ignored; the one method is {dsr.TUNNEL}", event=True)
+        return
+    if service.type is not ServiceType.LOAD_BALANCER and not service.external_ips:
+        reason = "only external IPs and load-balancer IPs can have it, and this Service has none"
+        yield Note(str(service.ref), f"dsr-refused: {reason}", event=True)
+    for one in frontends:
+        if one.vip in {Vip.CLUSTER_IP, Vip.NODE_PORT}:
+            continue
+        if not one.direct:
+            who = "another Service without it" if one.address in rivals.plain else "this node itself"
+            yield Note(str(one), f"dsr-refused: {who} has the address too; masqueraded instead", event=True)
+            continue
+        others = [found for (port, family), found in categories.items() if port == one.port and family != one.family]
+        found = categories[one.port, one.family]
+        if not found.all and any(other.all for other in others):
+            reason = f"no endpoint has an IPv{one.family:d} address, and no tunnel leads from one family to the other"
+            yield Note(str(one), f"dsr-refused: {reason}", event=True)
+        for backend in found.all:
+            if reason := dsr.obstacle(backend, one.number, rivals.hosts):
+                yield Note(str(one), f"dsr-refused: {reason}; masqueraded instead", event=True)
+
+
+def _annotation_notes(service: Service, config: Config) -> Iterator[Note]:
+    scheduler = service.annotations.get(_SCHEDULER, config.ipvs_scheduler)
+    subject, used = str(service.ref), config.ipvs_scheduler
     if scheduler not in SCHEDULERS:
         known = " ".join(SCHEDULERS)
-        yield Note(str(service.ref), f"unknown-scheduler: {scheduler}, rr is used; one of {known}", event=True)
-    for word in filter(None, service.annotations.get(_SCHEDULER_FLAGS, "").split(",")):
-        if word.strip() not in _FLAGS:
-            known = " ".join(_FLAGS)
-            yield Note(str(service.ref), f"unknown-scheduler-flag: {word.strip()}; one of {known}", event=True)
+        yield Note(subject, f"unknown-scheduler: {scheduler}, {used} is used; one of {known}", event=True)
+        scheduler = used
+    words = _FLAGS.get(scheduler, {})
+    for word in _flag_words(service):
+        if word not in words:
+            mend = f"one of {' '.join(words)}" if words else f"{scheduler} has no flags, {' and '.join(_FLAGS)} have"
+            yield Note(subject, f"unknown-scheduler-flag: {word}; {mend}", event=True)

@@ -32,23 +32,32 @@ from kuberouterpy.cluster import (
 from kuberouterpy.config import Config
 from kuberouterpy.dataplane import (
     Entry,
+    Forward,
     Key,
     LocalAddress,
     LocalAddressKey,
     Object,
+    PodTunnelKey,
+    RealServer,
     RealServerKey,
+    RoutingRuleKey,
     Sysctl,
     VirtualServer,
     VirtualServerKey,
 )
 from kuberouterpy.drivers import fake
 from kuberouterpy.family import FAMILIES, Family
+from kuberouterpy.host import BRIDGE_LINK
 from kuberouterpy.loop import Loop, Programmed
 from kuberouterpy.protocol import Protocol
 from proxy import CONTROLLER
+from proxy.dsr import ANNOTATION, TUNNEL
+from proxy.marks import DIRECT, DIRECT_MASK
+from proxy.services import ignored
 
 CONFIG = Config(
     node_name="node-1",
+    run_router=False,  # or routes would wait to go until BGP has been heard
     enable_ipv6=True,
     service_cluster_ip_range=("10.96.0.0/12", "fd00:96::/112"),
     service_external_ip_range=("203.0.113.0/24", "2001:db8::/64"),
@@ -86,7 +95,14 @@ _services = st.builds(
     proxy_name=st.sampled_from([None] * 9 + ["other"]),
     headless_label=st.sampled_from([False] * 9 + [True]),
     annotations=st.sampled_from(
-        [{}, {"kube-router.io/service.scheduler": "mh"}, {"kube-router.io/service.local": "true"}]
+        [
+            {},
+            {"kube-router.io/service.scheduler": "mh"},
+            {"kube-router.io/service.local": "true"},
+            {ANNOTATION: TUNNEL},
+            {ANNOTATION: TUNNEL, "kube-router.io/service.scheduler": "mh"},
+            {ANNOTATION: "nat"},
+        ]
     ),
 )
 
@@ -105,7 +121,7 @@ def _slices(draw: st.DrawFn) -> EndpointSlice:
         hints,
     )
     ports = st.builds(
-        EndpointPort, st.sampled_from(["x", "y"]), st.sampled_from(list(Protocol)), st.sampled_from([8080, 9090])
+        EndpointPort, st.sampled_from(["x", "y"]), st.sampled_from(list(Protocol)), st.sampled_from([8080, 80, 53])
     )
     return EndpointSlice(
         Ref("a", draw(st.sampled_from(["s1", "s2", "s3"]))),
@@ -126,10 +142,12 @@ _nodes = st.builds(
     st.sampled_from([(), ("10.1.1.0/24", "fd00:1:1::/64")]),
     st.sampled_from(["", "z1"]),
 )
-_links = st.builds(
+_bridges = st.builds(lambda mtu: Link(BRIDGE_LINK, 3, "bridge", mtu=mtu, up=True), st.sampled_from([1480, 1460]))
+_uplinks = st.builds(
     lambda addresses: Link("eth0", 2, mtu=1500, up=True, addresses=tuple(addresses)),
     st.lists(st.sampled_from(["10.0.0.1/24", "fd00::1/64"]), max_size=2, unique=True),
 )
+_links = _uplinks | _bridges
 _records: st.SearchStrategy[Record] = st.one_of(_services, _slices(), _nodes, _links)
 _forgotten = st.one_of(
     st.builds(Delete, st.just(Service), st.sampled_from(SERVICES)),
@@ -222,7 +240,7 @@ def test_every_vip_is_bound_and_every_real_server_has_its_servers_family(events:
     agent.take(events)
     stands = agent.stands()
     bound = {key.address for key in stands if isinstance(key, LocalAddressKey)}
-    own = set(agent.loop.host.node_addresses)
+    own = {*agent.loop.host.node_addresses, *agent.loop.host.addresses}
     for key, value in stands.items():
         if isinstance(value, VirtualServer) and not value.key.fwmark:
             assert value.key.address in bound or value.key.address in own
@@ -231,6 +249,38 @@ def test_every_vip_is_bound_and_every_real_server_has_its_servers_family(events:
             assert VirtualServerKey(family, Protocol.TCP, "", 0, fwmark=value.mark) in stands
         if isinstance(key, RealServerKey):
             assert (":" in key.address) == (key.server.family is Family.IPV6)
+
+
+@settings(max_examples=150, deadline=None)
+@given(_histories())
+def test_an_address_that_endpoints_answer_from_stands_on_no_node(events: list[Event]) -> None:
+    agent = Agent()
+    agent.take(events)
+    stands = agent.stands()
+    bound = {key.address for key in stands if isinstance(key, LocalAddressKey)}
+    direct = {
+        value.key.member.partition(",")[0]: value.mark
+        for value in stands.values()
+        if isinstance(value, Entry) and value.key.set.endswith("kube-router-dsr")
+    }
+    tunnelled = {key.server.fwmark for key, value in stands.items() if is_tunnelled(value)}
+    assert not bound & direct.keys()
+    for mark in {*direct.values(), *tunnelled}:
+        assert mark & DIRECT_MASK == DIRECT
+    for key in stands:
+        if isinstance(key, PodTunnelKey):
+            assert key.vip in direct
+            assert key.pod not in agent.loop.host.node_addresses
+            assert (":" in key.pod) == (":" in key.vip)
+        if isinstance(key, RealServerKey) and is_tunnelled(stands[key]):
+            assert key.port in {80, 53}, "as the Service's port"
+    rules = [key for key in stands if isinstance(key, RoutingRuleKey)]
+    asked = any(one.annotations.get(ANNOTATION) == TUNNEL for one in agent.loop.store.services if not ignored(one))
+    assert bool(rules) == asked
+
+
+def is_tunnelled(value: object) -> bool:
+    return isinstance(value, RealServer) and value.forward is Forward.TUNNEL
 
 
 @settings(max_examples=150, deadline=None)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kuberouterpy.protocol import Protocol
 from proxy import is_mark
-from proxy.marks import of_name, of_node_port
+from proxy.marks import DIRECT, DIRECT_MASK, of_direct, of_name, of_node_port
 
 OTHERS = (1 << 14, 1 << 15, 1 << 16)
 """KUBE-MARK-MASQ and KUBE-MARK-DROP of the kubelet, and what our firewall allows."""
@@ -28,6 +28,16 @@ def test_marks_of_names_are_ours_and_never_those_of_a_node_port(name: str, port:
     assert not any(mark & bit for bit in OTHERS)
     assert mark != of_node_port(Protocol.SCTP, number)
     assert mark == of_name(name, port)
+
+
+@given(st.text(), st.integers(1, 65535))
+def test_one_mask_tells_marks_of_direct_server_return_from_all_others(name: str, number: int) -> None:
+    mark = of_direct(name, "80")
+    assert is_mark(mark)
+    assert not any(mark & bit for bit in OTHERS)
+    assert mark & DIRECT_MASK == DIRECT
+    for other in (of_name(name, "80"), *(of_node_port(protocol, number) for protocol in Protocol)):
+        assert other & DIRECT_MASK != DIRECT
 
 
 @pytest.mark.parametrize("mark", [0, 1, 77, 0x2001, 0x4000, 0x10000, 0x40010000, 0x60004000, 0x80000000, 0xC0000000])

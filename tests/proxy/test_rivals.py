@@ -70,6 +70,17 @@ def test_K1_the_first_owner_has_a_contested_port_and_the_other_listens_elsewhere
     assert notes[f"tcp {SHARED} port 80"] == notes[f"tcp {SHARED_V6} port 80"] == "contested: default/a has it"
 
 
+def test_K1_who_came_first_keeps_the_address_whatever_its_name() -> None:
+    older = replace(B, created="2026-01-01T00:00:00Z")
+    newer = replace(A, created="2026-01-01T00:00:01Z")
+    for order in ((older, newer), (newer, older)):
+        store = known(*order)
+        assert f"tcp {SHARED}:80" in servers(wanted("b", store)[0])
+        objects, notes = wanted("a", store)
+        assert servers(objects) == {"tcp 10.96.0.1:80"}
+        assert notes[f"tcp {SHARED_V6} port 80"] == "contested: default/b has it"
+
+
 def test_K1_a_load_balancer_may_have_what_another_names_as_an_external_ip() -> None:
     balanced = replace(B, type=ServiceType.LOAD_BALANCER, external_ips=(), load_balancer=(LoadBalancerIngress(SHARED),))
     objects, notes = wanted("b", known(A, balanced))

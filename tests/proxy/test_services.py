@@ -9,6 +9,7 @@ from kuberouterpy.cluster import LoadBalancerIngress, Ref, Service, ServicePort,
 from kuberouterpy.config import Config
 from kuberouterpy.dataplane import LocalAddress, VirtualServer
 from kuberouterpy.family import FAMILIES, IPV4, IPV6
+from kuberouterpy.flags import SCHEDULERS
 from kuberouterpy.host import Host, Subnet
 from kuberouterpy.protocol import Protocol
 from proxy.services import Vip, desired, ignored, listening, policy_of
@@ -172,7 +173,10 @@ def test_node_addresses_are_never_bound() -> None:
             0x18,
             None,
         ),
-        ({"scheduler": "rr", "schedflags": "flag-1"}, "rr", 0, None),
+        ({"scheduler": "rr", "schedflags": "flag-1"}, "rr", 0, "unknown-scheduler-flag"),
+        ({"scheduler": "sh", "schedflags": "sh-port"}, "sh", 0x10, None),
+        ({"scheduler": "mh", "schedflags": "mh-fallback,,mh-port"}, "mh", 0x18, None),
+        ({"scheduler": "mh", "schedflags": "sh-port"}, "mh", 0, "unknown-scheduler-flag"),
         (
             {"scheduler": "mh", "schedflags": "x"},
             "mh",
@@ -186,6 +190,34 @@ def test_scheduler_annotations(annotations: dict[str, str], scheduler: str, flag
     servers = [value for value in desired(service, (), HOST, CONFIG).objects if isinstance(value, VirtualServer)]
     assert {(server.scheduler, server.flags) for server in servers} == {(scheduler, flags)}
     assert reasons(service).get("default/web") == reason
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_may_be_the_clusters_or_a_services(scheduler: str) -> None:
+    config = replace_config(ipvs_scheduler=scheduler)
+    for service in (WEB, replace(WEB, annotations={"kube-router.io/service.scheduler": "fastest"})):
+        found = [one for one in desired(service, (), HOST, config).objects if isinstance(one, VirtualServer)]
+        assert {one.scheduler for one in found} == {scheduler}
+    named = replace(WEB, annotations={"kube-router.io/service.scheduler": scheduler})
+    found = [one for one in desired(named, (), HOST, CONFIG).objects if isinstance(one, VirtualServer)]
+    assert {one.scheduler for one in found} == {scheduler}
+
+
+def test_excluded_ranges_are_left_to_others_and_told() -> None:
+    config = replace_config(excluded_cidrs=("10.96.0.10/32", "fd00::1/128"))
+    frontends, notes = listening(WEB, HOST, config)
+    assert {one.address for one in frontends} == {"fd00:10:96::10", "10.0.0.1", "192.0.2.1"}
+    assert [note.subject for note in notes if note.event] == ["10.96.0.10"]
+
+
+def test_a_node_that_tells_no_address_serves_node_ports_on_those_of_its_links() -> None:
+    silent = replace(HOST, node_addresses=())
+    assert addresses(WEB, Vip.NODE_PORT, host=silent) == [
+        ("10.0.0.1", 30053),
+        ("10.0.0.1", 30080),
+        ("10.9.0.1", 30053),
+        ("10.9.0.1", 30080),
+    ]
 
 
 def replace_config(**changes: object) -> Config:

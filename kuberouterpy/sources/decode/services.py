@@ -67,6 +67,7 @@ def service(one: wire.Service, ref: Ref, problems: Problems, _node_name: str) ->
         headless_label=_HEADLESS in labels,
         annotations=annotations_of(one.metadata),
         uid=one.metadata.uid,
+        created=sys.intern(one.metadata.creation_timestamp or ""),
     )
 
 
