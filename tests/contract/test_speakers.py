@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path as File
 
 import pytest
+from msgspec.structs import replace
 
-from kuberouterpy.cluster import Ref, Service, ServiceType
+from kuberouterpy.cluster import Passwords, Ref, Service, ServiceType
 from kuberouterpy.config import Config
+from kuberouterpy.dataplane import NeighborKey
 from tests.contract import gobgpd
 from tests.contract.speakers import BGP_PORT, THERE, Bird, Frr, Site, eventually
 
@@ -149,5 +151,26 @@ def test_a_wrong_password_keeps_the_session_down_until_it_is_right(site: tuple[S
     eventually(lambda: node.up(Frr.v6))
     assert not node.up(Bird.v4)
     node.annotate(peers(bird="another"))
+    eventually(lambda: node.up(Bird.v4) and bird.session() == "Established")
+    assert node.up(Frr.v6)
+
+
+def test_passwords_of_the_file_open_the_session_and_changing_one_is_enough(site: tuple[Site, Bird, Frr]) -> None:
+    """While the file was never readable there is no session at all: one without password would be open, or stay silent."""
+    node, bird, frr = site
+    bird.configure(password=SECRET)
+    frr.configure()
+    node.config = replace(
+        CONFIG,
+        peer_router_ips=(Bird.v4, Frr.v6),
+        peer_router_asns=(Bird.asn, Frr.asn),
+        peer_router_passwords_file="/etc/passwords",
+    )
+    node.settle()
+    assert not [key for key in node.driver.list() if isinstance(key, NeighborKey)]
+    node.tell(Passwords("/etc/passwords", ("wrong", "")))
+    eventually(lambda: node.up(Frr.v6))
+    assert not node.up(Bird.v4)
+    node.tell(Passwords("/etc/passwords", (SECRET, "")))
     eventually(lambda: node.up(Bird.v4) and bird.session() == "Established")
     assert node.up(Frr.v6)
