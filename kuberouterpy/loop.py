@@ -462,8 +462,7 @@ class Loop:
         self._source(programmed.name, ok=False, reason=str(error), now=now)
 
     def _listed(self, programmed: Programmed, listing: Mapping[Key, object], now: float) -> None:
-        # What differs at first was so before us, and routes that went with a link nobody took away.
-        expected = programmed.excused or not programmed.listed
+        first, excused = not programmed.listed, programmed.excused
         programmed.listed, programmed.excused = True, False
         programmed.resync_in(now)
         self._source(programmed.name, ok=True, reason="", now=now)
@@ -471,17 +470,18 @@ class Loop:
             programmed.driver.kinds,
             listing,  # type: ignore[arg-type]
             self._claimed,
-            fought_at=None if expected else now,
+            fought_at=None if first or excused else now,
         )
-        if drifts and not expected:
+        if drifts and not first:
             # Who changed one thing may change the next: look again before the period is over.
             programmed.list_at = min(programmed.list_at, now + AUDIT_S)
-            self._report(drifts)
+            self._report(drifts, blame=not excused)
 
     def _claimed(self, key: Key) -> bool:
         return any(controller.claims(key) for controller in self.controllers.values())
 
-    def _report(self, drifts: Sequence[Drift]) -> None:
+    def _report(self, drifts: Sequence[Drift], *, blame: bool) -> None:
+        """Count and log drift; ``blame``: as another hand's, not a link's that took it along."""
         for drift in drifts:
             kind = kind_of(drift.key)
             self._drift[kind] = self._drift.get(kind, 0) + 1
@@ -491,7 +491,7 @@ class Loop:
             log_event(_log, level, what, kind=kind, key=name_of(drift.key), reason=drift.what)
             if self._recorder is not None:
                 self._recorder.saw(what, f"{drift.what} {kind} {name_of(drift.key)}")
-        for reason, message in drift_told(drifts):
+        for reason, message in drift_told(drifts) if blame else ():
             self._on_trouble(reason, message)
 
     def _apply(self, now: float) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kuberouterpy.cluster import Upsert
+from kuberouterpy.cluster import BestPath, Link, Replace, Upsert
 from kuberouterpy.contest import FIGHTS, WINDOW_S, Contest
+from kuberouterpy.controller import Controller, Desired
 from kuberouterpy.dataplane import LinkKey, NextHop, Owner, Route, RouteKey, Verb, VirtualServer
 from kuberouterpy.family import FAMILIES
 from kuberouterpy.loop import AUDIT_S
@@ -114,3 +115,22 @@ def test_in_the_loop_a_fight_is_left_and_told_and_what_else_is_wanted_goes_on() 
     world.step()
     assert world.servers() == 4
     assert world.loop.status.contested == ()
+
+
+def test_routes_that_go_with_a_flapping_link_are_no_contest() -> None:
+    """The kernel takes them along and tells only of the link; ten minutes without them would be an outage of our own."""
+    wanted = Controller("routing", lambda *_: (), lambda *_: (OWNER,), lambda *_: Desired(ROUTES), lambda _: True)
+    world = World(1.0, wanted)
+    world.loop.put(Replace(BestPath, ()))
+    world.replace()
+    world.loop.put(Upsert(Link("eth0", 2, up=True)))
+    world.step()
+    routes = world.drivers["routes"].kernel.objects[Route]
+    for number in range(4 * FIGHTS):
+        routes.clear()
+        world.loop.put(Upsert(Link("eth0", 2, up=bool(number % 2))))
+        world.step()
+        assert set(routes) == set(KEYS)
+    assert world.loop.status.contested == ()
+    assert world.told == []
+    assert world.loop.status.drift_repaired == {"route": 4 * FIGHTS * len(KEYS)}
