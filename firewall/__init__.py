@@ -1,9 +1,10 @@
-"""NetworkPolicies to iptables and ipset: chains per policy and direction, one set per distinct selector, pods by a tree.
+"""Policies to iptables and ipset: chains per policy and direction, one set per distinct selector, pods by a tree.
 
 - ``peers`` says which sets exist, what they are called and what a pod puts into them;
-- ``policies`` makes the rules of a policy, one function for both directions;
-- ``chains`` holds the fixed chains, the tree that finds a pod's chain, and the pod's chain;
-- ``controller`` ties them to owners and says what a change touches.
+- ``policies`` and ``cluster_policies`` make the rules of a policy, one function for both directions;
+- ``chains`` holds the fixed chains and the tree that finds a pod's chain, ``pod_chains`` the pod's chain;
+- ``facts`` says who judges which pod, ``affected`` what a change touches, ``controller`` what each owner wants;
+- ``model`` reads the policies as people do, to explain and to hold against the kernel; ``flows`` says which must end.
 
 Invariants, decisions and review notes are in DESIGN.md.
 """

@@ -15,10 +15,11 @@ what its own pods need, not the whole cluster's policies.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from firewall import chains, cluster_policies, pod_chains, policies
+from firewall.affected import BASE, NAME, affected, owner_of, policy_owner
 from firewall.chains import Isolated
 from firewall.facts import (
     addresses_of,
@@ -27,11 +28,8 @@ from firewall.facts import (
     is_policed,
     is_used,
     judges,
-    policies_about,
     selector_of,
-    selects,
-    subjects,
-    users,
+    wide_sets,
 )
 from firewall.peers import (
     LOCAL_PODS,
@@ -43,7 +41,7 @@ from firewall.peers import (
     without_family,
 )
 from firewall.policies import Direction
-from kuberouterpy.cluster import ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, NodeSelector, Pod, Ref
+from kuberouterpy.cluster import ClusterNetworkPolicy, NetworkPolicy, Pod, Ref
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller, Desired
 from kuberouterpy.dataplane import (
@@ -61,20 +59,13 @@ from kuberouterpy.dataplane import (
 )
 from kuberouterpy.family import Family, family_of
 from kuberouterpy.host import Host
-from kuberouterpy.labels import PodSelector
 from kuberouterpy.store import (
-    Change,
-    NamedPort,
     PodSet,
-    Policy,
     Store,
     is_wide,
     node_sets_of,
     pod_sets_of,
 )
-
-NAME: Final = "firewall"
-BASE: Final = Owner(NAME, "base")
 
 _BRIDGED: Final = "traffic between two pods of one bridge meets the firewall"
 _LOOSE: Final = "a connection that was cut is not taken up again from its middle"
@@ -84,205 +75,6 @@ _SYSCTLS: Final = {
 }
 _CHAINS: Final = frozenset({chains.INPUT, chains.TO_HOST, chains.FORWARD, chains.OUTPUT, chains.ICMP, chains.UNSEEN})
 _CHAIN_PREFIXES: Final = ("KUBE-POD-FW-", "KUBE-NWPLCY-", *chains.TREES.values())
-
-
-def owner_of(ref: Ref, kind: str) -> Owner:
-    """Return the owner of a pod's or a policy's objects."""
-    return Owner(NAME, kind, str(ref))
-
-
-def policy_owner(policy: Policy) -> Owner:
-    """Return the owner of a policy's chains."""
-    return owner_of(policy.ref, "policy" if isinstance(policy, NetworkPolicy) else "cnp")
-
-
-def selector_owner(pods: PodSet) -> Owner:
-    """Return the owner of a set of pods. Its name is the selector as people read it; the store finds it again by that."""
-    return Owner(NAME, "selector", str(pods))
-
-
-def nodes_owner(nodes: NodeSelector) -> Owner:
-    """Return the owner of a set of nodes."""
-    return Owner(NAME, "nodes", str(nodes))
-
-
-def dispatch_owner(address: str) -> Owner:
-    """Return the owner of the branch that an address belongs to."""
-    return Owner(NAME, "dispatch", f"{chains.slot_of(address):X}")
-
-
-# --- what a change touches --------------------------------------------------------------------------------------------
-
-
-def affected(change: Change, store: Store, host: Host, config: Config) -> Iterator[Owner]:
-    """Yield the owners whose objects a change may touch.
-
-    The store already holds the new state, and the new state of every other change of the same event: what *was* is known
-    of the changed record only.
-    """
-    match change:
-        case Change(before=Pod() | None as before, after=Pod() as after):
-            yield from _pod_affected(before, after, store, host)
-        case Change(before=Pod() as before):
-            yield from _pod_affected(before, None, store, host)
-        case Change(before=NetworkPolicy() | None as before, after=NetworkPolicy() as after):
-            yield from _policy_affected(before, after, store, host)
-        case Change(before=NetworkPolicy() as before):
-            yield from _policy_affected(before, None, store, host)
-        case Change(before=ClusterNetworkPolicy() | None as before, after=ClusterNetworkPolicy() as after):
-            yield from _cluster_policy_affected(before, after, store, host)
-        case Change(before=ClusterNetworkPolicy() as before):
-            yield from _cluster_policy_affected(before, None, store, host)
-        case Change(before=Namespace() | None as before, after=Namespace() as after):
-            yield from _namespace_affected(before, after, store, host)
-        case Change(before=Namespace() as before):
-            yield from _namespace_affected(before, None, store, host)
-        case Change(before=Node() | None as before, after=Node() | None as after):
-            yield from _node_affected(before, after, store)
-
-
-def _pod_affected(before: Pod | None, after: Pod | None, store: Store, host: Host) -> Iterator[Owner]:
-    known = [pod for pod in (before, after) if pod is not None]
-    ref = known[0].ref
-    yield owner_of(ref, "pod")
-    for address in dict.fromkeys(address for pod in known for address in pod.addresses):
-        sharing = [pod for pod in store.pods.by("address", address) if pod.ref != ref]
-        for other in sharing:
-            yield owner_of(other.ref, "pod")
-        if any(pod.node == host.name for pod in (*known, *sharing)):
-            yield dispatch_owner(address)
-    for policy in policies_about(known[0], store):
-        was, now = (
-            pod is not None and pod.node == host.name and selects(policy, pod, store) for pod in (before, after)
-        )
-        if was != now and _turns(ref, (pod.ref for pod in subjects(policy, store, host)), gained=now):
-            yield from _active_affected(policy, store, host)
-
-
-def _active_affected(policy: Policy, store: Store, host: Host) -> Iterator[Owner]:
-    """Yield what hangs on whether a policy is active."""
-    yield policy_owner(policy)
-    if isinstance(policy, ClusterNetworkPolicy):
-        yield from (nodes_owner(one) for one in node_sets_of(policy))
-    for pods in pod_sets_of(policy):
-        if _turns(policy.ref, (user.ref for user in users(pods, store, host)), gained=is_active(policy, store, host)):
-            yield from _used_affected(pods, store)
-
-
-def _used_affected(pods: PodSet, store: Store) -> Iterator[Owner]:
-    """Yield what hangs on whether a set is used."""
-    yield selector_owner(pods)
-    for pod in store.pods_matching(selector_of(pods)):
-        yield owner_of(pod.ref, "pod")
-
-
-def _turns(changed: Ref, present: Iterable[Ref], *, gained: bool) -> bool:
-    """Return whether a set of refs may have begun or ceased to be non-empty, when ``changed`` joined or left it.
-
-    One that left is the turn where nobody is left. Of those that joined, perhaps several in one event, each finds the others
-    already present: so the smallest present one answers for all.
-    """
-    present = set(present)
-    return min(present, default=changed) == changed if gained else not present
-
-
-def _policy_affected(
-    before: NetworkPolicy | None, after: NetworkPolicy | None, store: Store, host: Host
-) -> Iterator[Owner]:
-    known = [policy for policy in (before, after) if policy is not None]
-    yield policy_owner(known[0])
-    isolates = {
-        (policy.pods, policy.ingress is None, policy.egress is None, policies.is_audited(policy)) for policy in known
-    }
-    # Pods' chains name their policies and nothing of the rules: an edit of rules touches no pod.
-    if len(isolates) > 1 or len(known) == 1:
-        yield from _judged_affected(known, store, host)
-    yield from _needs_affected(before, after, store, host)
-
-
-def _cluster_policy_affected(
-    before: ClusterNetworkPolicy | None, after: ClusterNetworkPolicy | None, store: Store, host: Host
-) -> Iterator[Owner]:
-    known = [policy for policy in (before, after) if policy is not None]
-    yield policy_owner(known[0])
-    places = {
-        (policy.subject, policy.tier, policy.priority, bool(policy.ingress), bool(policy.egress)) for policy in known
-    }
-    if len(places) > 1 or len(known) == 1:
-        yield BASE  # INPUT judges while there is any with egress
-        yield from _judged_affected(known, store, host)
-    yield from (nodes_owner(one) for policy in known for one in node_sets_of(policy))
-    yield from _needs_affected(before, after, store, host)
-
-
-def _judged_affected(known: Iterable[Policy], store: Store, host: Host) -> Iterator[Owner]:
-    """Yield the pods whose chains name a policy, and the branches they stand in."""
-    for policy in known:
-        for pod in subjects(policy, store, host):
-            yield owner_of(pod.ref, "pod")
-            for address in pod.addresses:
-                yield dispatch_owner(address)
-
-
-def _needs_affected(before: Policy | None, after: Policy | None, store: Store, host: Host) -> Iterator[Owner]:
-    """Yield the sets that begin or cease to be needed."""
-    changed = after or before
-    assert changed is not None
-    needed_before, needed_now = (
-        pod_sets_of(policy) if policy is not None and is_active(policy, store, host) else frozenset[PodSet]()
-        for policy in (before, after)
-    )
-    for pods in needed_before ^ needed_now:
-        gained = pods in needed_now
-        if _turns(changed.ref, (user.ref for user in users(pods, store, host)), gained=gained):
-            yield from _used_affected(pods, store)
-
-
-def _namespace_affected(before: Namespace | None, after: Namespace | None, store: Store, host: Host) -> Iterator[Owner]:
-    """Yield what changes where a selector of namespaces begins or ceases to mean a namespace: its pods, as peers of
-    policies and as subjects of the cluster's."""
-    turned: set[PodSelector] = set()
-    for selector in set(map(selector_of, _wide_sets(store))):
-        assert selector.namespaces is not None
-        was, now = (one is not None and selector.namespaces.matches(one.labels) for one in (before, after))
-        if was != now:
-            turned.add(selector)
-    ref = after.ref if after is not None else before.ref if before is not None else Ref("", "")
-    for pod in store.pods_in(ref.name) if turned else ():
-        if any(selector.pods.matches(pod.labels) for selector in turned):
-            yield owner_of(pod.ref, "pod")
-    for policy in store.cluster_policies:
-        where = policy.subject.namespaces
-        assert where is not None
-        was, now = (one is not None and where.matches(one.labels) for one in (before, after))
-        if was != now:
-            yield from _subjects_affected(policy, ref.name, store, host)
-
-
-def _subjects_affected(policy: ClusterNetworkPolicy, namespace: str, store: Store, host: Host) -> Iterator[Owner]:
-    """Yield what hangs on whether the pods of a namespace are subjects of a policy; rare, so it may say too much."""
-    here = store.pods.by("node_namespace", (host.name, namespace))
-    turning = [pod for pod in here if policy.subject.pods.matches(pod.labels)]
-    for pod in turning:
-        yield owner_of(pod.ref, "pod")
-        for address in pod.addresses:
-            yield dispatch_owner(address)
-    if turning:
-        yield policy_owner(policy)
-        yield from (nodes_owner(one) for one in node_sets_of(policy))
-        for pods in pod_sets_of(policy):
-            yield from _used_affected(pods, store)
-
-
-def _node_affected(before: Node | None, after: Node | None, store: Store) -> Iterator[Owner]:
-    """Yield the sets of nodes whose entries a node may change."""
-    if (
-        before is not None
-        and after is not None
-        and (before.labels, before.addresses) == (after.labels, after.addresses)
-    ):
-        return
-    yield from (Owner(NAME, "nodes", str(text)) for text in store.cluster_policies.values("node_set_text"))
 
 
 def owners(store: Store, host: Host, config: Config) -> Iterator[Owner]:
@@ -420,16 +212,9 @@ def _sets_with(pod: Pod, store: Store, host: Host) -> Iterator[PodSet]:
     """Yield the used sets that mean a pod: out of its namespace's policies, and of those that choose namespaces."""
     policies_near = store.policies_in(pod.ref.namespace)  # the cluster's policies choose namespaces by labels
     near = {pods for policy in policies_near for pods in pod_sets_of(policy) if not is_wide(pods)}
-    for pods in (*near, *_wide_sets(store)):
+    for pods in (*near, *wide_sets(store)):
         if store.matches(selector_of(pods), pod) and is_used(pods, store, host):
             yield pods
-
-
-def _wide_sets(store: Store) -> Iterator[PodSet]:
-    """Yield the sets that choose namespaces by their labels."""
-    for pods in dict.fromkeys((*store.policies.values("wide_pod_set"), *store.cluster_policies.values("wide_pod_set"))):
-        assert isinstance(pods, PodSelector | NamedPort)
-        yield pods
 
 
 def _pod_notes(pod: Pod, store: Store) -> Iterator[Note]:

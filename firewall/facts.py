@@ -113,3 +113,10 @@ def is_used(pods: PodSet, store: Store, host: Host) -> bool:
 def selector_of(pods: PodSet) -> PodSelector:
     """Return which pods a set is about."""
     return pods.pods if isinstance(pods, NamedPort) else pods
+
+
+def wide_sets(store: Store) -> Iterator[PodSet]:
+    """Yield the sets that choose namespaces by their labels."""
+    for pods in dict.fromkeys((*store.policies.values("wide_pod_set"), *store.cluster_policies.values("wide_pod_set"))):
+        assert isinstance(pods, PodSelector | NamedPort)
+        yield pods

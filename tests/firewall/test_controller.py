@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from firewall import CONTROLLER
-from firewall.controller import owner_of, selector_owner
+from firewall.affected import owner_of, selector_owner
 from kuberouterpy.cluster import Delete, Event, NetworkPolicy, Pod, PolicyPort, PolicyRule, Record, Ref, Replace, Upsert
 from kuberouterpy.dataplane import (
     Chain,
