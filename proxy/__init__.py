@@ -2,7 +2,8 @@
 
 One Service is one owner. Its objects are a function of the Service, its EndpointSlices, the Host and the Config:
 
-- ``services`` says where a Service listens on this host and makes its virtual and real servers;
+- ``frontends`` says where a Service listens on this host;
+- ``services`` makes its virtual and real servers;
 - ``endpoints`` says which endpoints serve: readiness tiers, topology hints, traffic policy, draining;
 - ``origins`` leads clients inside this node to other servers than those outside, by ``marks``;
 - ``affinity`` leads clients back to the endpoint they had, where the timeout is short;

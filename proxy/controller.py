@@ -33,7 +33,7 @@ from kuberouterpy.dataplane import (
 from kuberouterpy.family import Family
 from kuberouterpy.host import BRIDGE_LINK, DUMMY_LINK, Host
 from kuberouterpy.store import Change, Store
-from proxy import affinity, dsr, health, masquerade, origins, services
+from proxy import affinity, dsr, frontends, health, masquerade, origins, services
 from proxy.rivals import concerned, rivals_of
 
 NAME: Final = "proxy"
@@ -111,7 +111,7 @@ def desired(owner: Owner, store: Store, host: Host, config: Config) -> Desired:
         groups = (group for service in store.services for group in services.groups_of(service, host))
         return Desired(tuple(affinity.dispatch(groups)))
     if owner == DIRECT:
-        asking = (one for one in store.services.by("annotation", dsr.ANNOTATION) if not services.ignored(one))
+        asking = (one for one in store.services.by("annotation", dsr.ANNOTATION) if not frontends.ignored(one))
         return Desired(tuple(dsr.shared(asking, host, config, pod_mtu=_pod_mtu(store, host))))
     namespace, _, name = owner.name.partition("/")
     service = store.services.get(Ref(namespace, name))

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-import proxy.services
+import proxy.frontends
 from kuberouterpy import __version__
 from kuberouterpy.answers.subjects import UnknownSubject
 from kuberouterpy.cluster import Endpoint, Ref, Service
@@ -150,7 +150,7 @@ class Viewer:
     def _frontend(self, service: Service, key: VirtualServerKey) -> dict[str, str]:
         known = self._frontends.get(service.ref)
         if known is None:
-            listening, _ = proxy.services.listening(service, self._loop.host, self._loop.config)
+            listening, _ = proxy.frontends.listening(service, self._loop.host, self._loop.config)
             known = self._frontends[service.ref] = {
                 (one.port.protocol, one.address, one.number): _about_frontend(one) for one in reversed(listening)
             }
@@ -184,7 +184,7 @@ def summary(value: Object | None) -> str:
             return line(value).removeprefix(head).strip() or "present"
 
 
-def _about_frontend(frontend: proxy.services.Frontend) -> dict[str, str]:
+def _about_frontend(frontend: proxy.frontends.Frontend) -> dict[str, str]:
     port = {"port": frontend.port.name} if frontend.port.name else {}
     return {"vip": str(frontend.vip), **port}
 

@@ -52,8 +52,8 @@ from kuberouterpy.loop import Loop, Programmed
 from kuberouterpy.protocol import Protocol
 from proxy import CONTROLLER
 from proxy.dsr import ANNOTATION, TUNNEL
+from proxy.frontends import ignored
 from proxy.marks import DIRECT, DIRECT_MASK
-from proxy.services import ignored
 
 CONFIG = Config(
     node_name="node-1",

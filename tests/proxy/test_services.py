@@ -12,7 +12,8 @@ from kuberouterpy.family import FAMILIES, IPV4, IPV6
 from kuberouterpy.flags import SCHEDULERS
 from kuberouterpy.host import Host, Subnet
 from kuberouterpy.protocol import Protocol
-from proxy.services import Vip, desired, ignored, listening, policy_of
+from proxy.frontends import Vip, ignored, listening, policy_of
+from proxy.services import desired
 
 HOST = Host(
     "node-1",
