@@ -50,3 +50,11 @@ def test_links_of_the_documents_lead_to_files() -> None:
         text = (ROOT / document).read_text()
         targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
         assert [target for target in targets if not Path(ROOT / target).exists()] == []
+
+
+def test_the_demos_screen_is_what_the_demo_says() -> None:
+    said = "".join(path.read_text() for path in (ROOT / "kuberouterpy" / "lab").rglob("*.py"))
+    shown = re.findall(r"^ok  (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(shown) >= 6
+    # Numbers come from the run; what is told stands in the story.
+    assert [line for line in shown if re.split(r"^\d+ ", line)[-1] not in said] == []

@@ -162,3 +162,56 @@ def ipvs(one: Addresses) -> str:
     """Return the virtual servers, for ``ipvsadm -R``."""
     vip, gone, pod = (f"[{a}]" if one.family is IPV6 else a for a in (one.vip, one.gone, one.pod))
     return f"-A -t {vip}:80 -s rr\n-a -t {vip}:80 -r {pod}:8080 -m -w 1\n-A -t {gone}:80 -s rr\n"
+
+
+def kube_router_ipset(one: Addresses) -> str:
+    """Return the sets of kube-router's service proxy and firewall, as it makes them."""
+    prefix = "" if one.family is IPV4 else "inet6:"
+    tail = f"family {one.family.ipset} hashsize 1024 maxelem 65536 timeout 0"
+    return (
+        f"create {prefix}kube-router-local-ips hash:ip {tail}\n"
+        f"create {prefix}kube-router-svip hash:ip {tail}\n"
+        f"create {prefix}kube-router-svip-prt hash:ip,port {tail}\n"
+        f"create {prefix}KUBE-SRC-2J5BWRT4LCEDUPS4 hash:ip {tail}\n"
+        f"add {prefix}kube-router-local-ips {one.node}\n"
+        f"add {prefix}kube-router-svip {one.vip}\n"
+        f"add {prefix}kube-router-svip-prt {one.vip},tcp:80\n"
+    )
+
+
+def kube_router_rules(one: Addresses) -> str:
+    """Return the rules of kube-router: the services' chain, a pod's and a policy's, whose names it changes at every sync."""
+    prefix = "" if one.family is IPV4 else "inet6:"
+    own = "10.244.1.0/24" if one.family is IPV4 else "fd00:244:1::/64"
+    return f"""*nat
+-A POSTROUTING -m ipvs --ipvs --vdir ORIGINAL --vmethod MASQ ! -s {own} ! -d {own} -j SNAT --to-source {one.node}
+COMMIT
+*filter
+:KUBE-NWPLCY-3GKQWFJNDZGKZAYI - [0:0]
+:KUBE-NWPLCY-COMMON - [0:0]
+:KUBE-POD-FW-54JPDRM2LCXQHPLM - [0:0]
+:KUBE-ROUTER-FORWARD - [0:0]
+:KUBE-ROUTER-SERVICES - [0:0]
+-A INPUT -m comment --comment "handle traffic to IPVS service IPs in custom chain" -m set \
+--match-set {prefix}kube-router-svip dst -j KUBE-ROUTER-SERVICES
+-A FORWARD -m comment --comment "kube-router netpol - TEMCG2JMHZYE7H7T" -j KUBE-ROUTER-FORWARD
+-A KUBE-NWPLCY-3GKQWFJNDZGKZAYI -m set --match-set {prefix}KUBE-SRC-2J5BWRT4LCEDUPS4 src -j MARK --set-xmark 0x10000/0x10000
+-A KUBE-NWPLCY-COMMON -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A KUBE-POD-FW-54JPDRM2LCXQHPLM -j KUBE-NWPLCY-COMMON
+-A KUBE-POD-FW-54JPDRM2LCXQHPLM -d {one.pod} -j KUBE-NWPLCY-3GKQWFJNDZGKZAYI
+-A KUBE-ROUTER-FORWARD -d {one.pod} -j ACCEPT
+-A KUBE-ROUTER-SERVICES -m set --match-set {prefix}kube-router-svip-prt dst,dst -j ACCEPT
+-A KUBE-ROUTER-SERVICES -m set ! --match-set {prefix}kube-router-local-ips dst -j REJECT
+COMMIT
+"""
+
+
+def kube_router_link(both: tuple[Addresses, ...] = BOTH) -> str:
+    """Return the commands of ``ip -batch`` that make kube-dummy-if with its addresses."""
+    lines = ["link add kube-dummy-if type dummy", "link set kube-dummy-if up"]
+    lines += [
+        f"address add {address}/{one.family.host_prefix} dev kube-dummy-if"
+        for one in both
+        for address in (one.vip, one.gone)
+    ]
+    return "\n".join(lines) + "\n"

@@ -127,11 +127,15 @@ class World:
         fabric.within("/run/netns/migrate-client", dial)
         return found[0]
 
-    def agent(self) -> Agent:
-        """Return the agent, started: its first step is done."""
+    def facts(self) -> Path:
+        """Return a file with the cluster."""
         path = self._folder / "cluster.json"
         path.write_text(json.dumps({"kind": "List", "items": facts()}))
-        return Agent(path)
+        return path
+
+    def agent(self, *, firewall: bool = False) -> Agent:
+        """Return the agent, started: its first step is done."""
+        return Agent(self.facts(), firewall=firewall)
 
     def close(self) -> None:
         for server in self._servers:
@@ -143,7 +147,7 @@ class World:
 class Agent:
     """The loop of an agent that proxies services, with real drivers, on the facts of a file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, firewall: bool) -> None:
         from kuberouterpy import offline, wiring
         from kuberouterpy.cluster import KUBERNETES_KINDS, Link
         from kuberouterpy.config import parse
@@ -153,9 +157,11 @@ class Agent:
         from kuberouterpy.drivers.links import LinksDriver
         from kuberouterpy.drivers.sysctl import SysctlDriver
         from kuberouterpy.loop import Loop, Programmed
+        from kuberouterpy.sources.socket import SocketSource
 
         config = parse({
-            "run-router": "false", "run-firewall": "false", "enable-ipv6": "true", "hostname-override": "node-1",
+            "run-router": "false", "run-firewall": str(firewall).lower(),
+            "enable-ipv6": "true", "hostname-override": "node-1",
             "service-cluster-ip-range": "10.96.0.0/16,fd00:96::/112",
         })  # fmt: skip
         self.drivers = [
@@ -174,6 +180,18 @@ class Agent:
         for event in offline.events(offline.read([path]), offline.links_here()):
             self.loop.put(event)
         self.loop.step(0.0)
+        self.socket = str(path.with_name("agent.sock"))
+        self._source = SocketSource(self.socket, self._answer)
+        self._source.start()
+
+    def _answer(self, question: str, words: Any) -> object:
+        from kuberouterpy import answers
+
+        return self.loop.status if question == "status" else answers.answer(self.loop, question, words, now=0.0)
+
+    def stop(self) -> None:
+        """End the agent; what it programmed stays."""
+        self._source.stop()
 
     def wanted(self) -> dict[Any, Any]:
         """Return the virtual servers it wants."""
@@ -264,65 +282,127 @@ def same(one: kernel.Checkpoint, other: kernel.Checkpoint) -> bool:
     return plain(one) == plain(other)
 
 
+def migrate(*words: str) -> int:
+    """Run the command line; return its exit code."""
+    from kuberouterpy import cli
+
+    return int(cli.main(["migrate", *words]))
+
+
 @pytest.mark.parametrize("form", ["ipvs_rules", "iptables_rules"])
-def test_no_connection_is_lost_from_kube_proxy_to_the_agent_and_back(world: World, tmp_path: Path, form: str) -> None:
+def test_no_connection_is_lost_from_kube_proxy_to_the_agent_and_back(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
     from kuberouterpy.migrate import kernel
 
     netns = world.netns
+    ipvs = form == "ipvs_rules"
     lay(netns, form)
     before = dump(netns)
     connections = [world.connect(one) for one in BOTH]
     alive(connections, "kube-proxy alone")
 
     # observe: kube-proxy stands still, the agent has not begun.
-    standing = kernel.read()
-    assert standing.remains.mode == ("kube-proxy (ipvs)" if form == "ipvs_rules" else "kube-proxy (iptables)")
-    assert kernel.missing_addresses(standing, [("tcp", one.vip, 80) for one in BOTH]) == (
-        sorted(one.vip for one in BOTH) if form == "ipvs_rules" else []
+    path = str(world.facts())
+    flags = (
+        "--run-router=false",
+        "--run-firewall=false",
+        "--enable-ipv6=true",
+        "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112",
     )
+    assert migrate("observe", "-f", path, *flags, "--exit-code") == (3 if ipvs else 0)
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"found    kube-proxy ({'ipvs' if ipvs else 'iptables'})"
+    assert f"virtual  2 the same, 0 differ, {2 if ipvs else 0} only theirs, 0 only ours" in told
+    assert (f"- tcp {BOTH[0].gone}:80" in told) is ipvs
+    assert dump(netns) == before
 
-    # adopt: the agent takes over what stands.
+    # adopt: the agent takes over what stands; before it has, nothing is written down.
+    notes, asked = str(tmp_path / "migration.json"), f"--agent-socket={tmp_path / 'agent.sock'}"
+    assert migrate("adopt", asked, f"--checkpoint={notes}") == 6
+    assert "no agent answers" in capsys.readouterr().err
     agent = world.agent()
     alive(connections, "both")
+    assert migrate("own", asked, f"--checkpoint={notes}") == 2
+    assert "run kuberouterpy migrate adopt first" in capsys.readouterr().err
+    assert migrate("adopt", asked, f"--checkpoint={notes}") == 0
     wanted = agent.wanted()
     standing = kernel.read()
-    assert kernel.missing_addresses(standing, wanted) == []
     assert {server: standing.serving[server] for server in wanted} == wanted
     assert dump(netns) == before
-    saved = kernel.checkpoint(standing, "node-1")
-    kernel.save(saved, tmp_path / "migration.json")
-    assert kernel.load(tmp_path / "migration.json") == saved
+    saved = kernel.load(Path(notes))
     connections += [world.connect(one) for one in BOTH]
 
     # own: what is theirs goes, what is somebody else's stays.
-    assert list(kernel.remove(standing, wanted))
+    assert migrate("own", asked, f"--checkpoint={notes}") == 0
+    assert "nothing of kube-proxy is left" in capsys.readouterr().out
     alive(connections, "the agent alone")
-    left = kernel.read()
-    assert left.remains.empty
-    assert left.remains.kept == ()
-    assert left.serving == wanted
+    assert kernel.read().serving == wanted
     told = " ".join(line for lines in dump(netns).values() for line in lines)
     assert not [name for name in ("KUBE-SERVICES", "KUBE-POSTROUTING", "KUBE-CLUSTER-IP", "kube-ipvs0") if name in told]
     for one in BOTH:
         text = netns.run(one.family.save)
         assert "-A INPUT -j MINE" in text
         assert "-A MINE -p tcp -m tcp --dport 22 -j ACCEPT" in text
-        if form == "ipvs_rules":
+        if ipvs:
             assert ":KUBE-FIREWALL" in text  # the kubelet's
             assert ":KUBE-KUBELET-CANARY" in text
     connections += [world.connect(one) for one in BOTH]
     alive(connections, "also new ones")
-    assert list(kernel.remove(left, wanted)) == []
+    assert migrate("own", asked, f"--checkpoint={notes}") == 0  # again: nothing to do
+    assert "removed" not in capsys.readouterr().out
 
-    # rollback: all is as kube-proxy left it.
-    done = list(kernel.restore(kernel.load(tmp_path / "migration.json")))
-    assert done
+    # rollback: all is as kube-proxy left it. Not beside the agent.
+    assert migrate("rollback", asked, f"--checkpoint={notes}") == 2
+    assert "stop it first" in capsys.readouterr().err
+    agent.stop()
+    assert migrate("rollback", asked, f"--checkpoint={notes}") == 0
     alive(connections, "rolled back")
     assert without_index(dump(netns)) == without_index(before)
-    assert same(kernel.checkpoint(kernel.read(), "node-1"), saved)
+    assert same(kernel.checkpoint(kernel.read(), saved.node), saved)
     list(kernel.restore(saved))  # a second time changes nothing
     assert without_index(dump(netns)) == without_index(before)
     connections += [world.connect(one) for one in BOTH]
     alive(connections, "the end")
+    for connection in connections:
+        connection.close()
+
+
+def test_no_connection_is_lost_when_the_agent_takes_kube_routers_place(world: World) -> None:
+    """Its names are ours: what is wanted is adopted, what is not is swept at the first pass; a foreign rule stays."""
+    from kuberouterpy.migrate import kernel
+
+    netns = world.netns
+    for one in BOTH:
+        netns.run("ipset", "restore", stdin=layout.kube_router_ipset(one))
+        netns.run("ipvsadm", "-R", stdin=layout.ipvs(one))
+        netns.run(one.family.restore, "--noflush", stdin=layout.kube_router_rules(one))
+        netns.run(one.family.restore, "--noflush", stdin=layout.FOREIGN)
+    netns.run("ip", "-batch", "-", stdin=layout.kube_router_link())
+    connections = [world.connect(one) for one in BOTH]
+    alive(connections, "kube-router")
+    found = kernel.read().remains
+    assert found.mode == "kube-router"
+    assert found.empty  # nothing that own would remove
+
+    agent = world.agent(firewall=True)
+    alive(connections, "the agent")
+    connections += [world.connect(one) for one in BOTH]
+    alive(connections, "also new ones")
+    standing = kernel.read()
+    assert standing.serving == agent.wanted()  # default/gone is no Service: swept
+    assert standing.ours == {one.vip for one in BOTH}
+    for one in BOTH:
+        text = netns.run(one.family.save)
+        swept = (
+            "KUBE-POD-FW-54JPDRM2LCXQHPLM",
+            "KUBE-NWPLCY-3GKQWFJNDZGKZAYI",
+            "TEMCG2JMHZYE7H7T",
+        )
+        assert [name for name in swept if name in text] == []
+        assert "-A INPUT -j MINE" in text
+    sets = netns.run("ipset", "list", "-name").split()
+    assert [name for name in sets if name.endswith("KUBE-SRC-2J5BWRT4LCEDUPS4")] == []
+    agent.stop()
     for connection in connections:
         connection.close()
