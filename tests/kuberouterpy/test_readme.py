@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from kuberouterpy.cli import LazyGroup
+from kuberouterpy.cli import cli
 from tests.documents import COMMANDS, ROOT
 
 MAKE = [command for command in COMMANDS if command[0] == "make"]
@@ -29,8 +29,8 @@ def test_make_has_the_target(command: list[str]) -> None:
 
 @pytest.mark.parametrize("words", OURS, ids=" ".join)
 def test_the_program_understands_the_command(words: list[str]) -> None:
-    command: click.Command = LazyGroup("kuberouterpy")
-    context = click.Context(command, info_name="kuberouterpy")
+    command: click.Command = cli  # its settings are those of every command below: click keeps what it makes of them
+    context = click.Context(command, info_name="kuberouterpy", **cli.context_settings)
     rest = words[1:]
     while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
         name, found, rest = command.resolve_command(context, rest)
