@@ -42,7 +42,7 @@ _marks = itertools.count()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the choice of cluster."""
     parser.getgroup("lab").addoption(
-        "--cluster", default="lab", choices=["lab"], help="where cluster tests run: the embedded lab"
+        "--cluster", default="lab", choices=["lab", "kind"], help="where cluster tests run: the embedded lab, or kind"
     )
 
 
@@ -190,13 +190,17 @@ class Place:
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._shell is None or self._shell.poll() is not None:
-            view = places.VIEWS / Path(self.netns).name
-            words = ["nsenter", f"--net={self.netns}", f"--mount={view}"] if view.exists() else []
-            words = words or ["ip", "netns", "exec", Path(self.netns).name]
             self._shell = subprocess.Popen(
-                [*words, "sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+                [*self._enter(), "sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
             )
         return self._shell
+
+    def _enter(self) -> list[str]:
+        """Return the words that come before a command to run it here."""
+        view = places.VIEWS / Path(self.netns).name
+        if view.exists():
+            return ["nsenter", f"--net={self.netns}", f"--mount={view}"]
+        return ["ip", "netns", "exec", Path(self.netns).name]
 
 
 def ask(sock: Socket, address: str, port: int, payload: bytes = b"x\n", *, timeout_s: float = 2) -> str:
@@ -325,6 +329,12 @@ class Lab:
         """Wait until nodes, pods or agents are ready."""
         control.ask("wait", what=what, timeout_s=timeout_s)
 
+    def refused(self) -> list[str]:
+        """Return what the API server refused the agents: it tells so in its log."""
+        path = Path("/run/lab/logs/api.log")
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        return sorted({line for line in lines if "is forbidden: User" in line})
+
     def log(self, node: str, part: str = "agent") -> str:
         """Return the log of a node's part."""
         return Path(f"/run/lab/nodes/{node}/{part}.log").read_text(errors="replace")
@@ -426,9 +436,15 @@ class Steady:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
-    """The cluster this session runs in."""
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """The cluster this session runs in, or the one of kind."""
     from tests.guest import INSIDE
+
+    if request.config.getoption("--cluster") == "kind":
+        from tests import kind
+
+        yield from kind.opened(tmp_path_factory.mktemp("kind"))
+        return
 
     assert INSIDE, "the fixture lab is for tests marked lab"
     told = control.ask("lab")

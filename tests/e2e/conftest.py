@@ -19,6 +19,7 @@ MARK = pytest.mark.lab(
     nodes=3,
     families="dual",
     subnets=2,
+    rights="manifests/all.yaml",
     agent_args=(
         "--bgp-holdtime=12s",  # a node that is gone is forgotten soon enough for a test
         "--bgp-graceful-restart",  # as every manifest says
@@ -109,6 +110,8 @@ def shared(lab: Lab) -> Iterator[Pods]:
     for name in (NAMESPACE, OTHER_NAMESPACE):
         lab.api.delete(NAMESPACES, "", name)
     back(lab, before)
+    refused = lab.refused()
+    assert not refused, f"manifests/chart/templates/role.yaml gives too little: {refused}"
 
 
 def _create(lab: Lab) -> dict[str, Object]:
