@@ -1,7 +1,7 @@
 # Each target installs what it needs by itself, says what, and does nothing twice.
 PY := .venv/bin
 
-.PHONY: demo test lint bench image-check manifests lock docs help
+.PHONY: demo test test-qemu lint bench image-check manifests lock docs help
 
 help:            ## Show what there is
 	@sed -n 's/^\([a-z-]*\): *\(.*\)##\(.*\)/  make \1\t\3/p' $(MAKEFILE_LIST)
@@ -13,6 +13,10 @@ demo:            ## A three-node cluster on a real IPVS kernel: services, BGP an
 test:            ## All tests, those on the real kernel included
 	@.ci/install test
 	@$(PY)/pytest
+
+test-qemu:       ## What User-Mode Linux lacks, FoU under ipip, on Debian's own kernel in software emulation (slow)
+	@.ci/install qemu
+	@$(PY)/pytest --engine qemu tests/contract/test_tunnels.py -k "iproute2 or one_clear"
 
 lint:            ## Style, types and import contracts
 	@.ci/install test

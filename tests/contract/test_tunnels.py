@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 
 import pytest
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from kuberouterpy.dataplane import (
     FarEnd,
@@ -24,7 +28,7 @@ from kuberouterpy.dataplane import (
     Verb,
 )
 from kuberouterpy.drivers.fou import FouDriver
-from kuberouterpy.drivers.links import LinksDriver
+from kuberouterpy.drivers.links import LinksDriver, _link_body
 from kuberouterpy.drivers.routes import RoutesDriver
 from kuberouterpy.drivers.vxlan import VxlanDriver
 from kuberouterpy.family import FAMILIES, IPV4, IPV6, Family
@@ -184,3 +188,72 @@ def test_fou_under_a_tunnel_works_or_is_one_clear_error(place: ExitStack, family
         )
         assert "choose --overlay-encap ipip or vxlan" in str(error)
         assert key not in driver.list()
+
+
+PEER = "fou-peer"
+OUTER = {IPV4: ("10.0.0.1", "10.0.0.2", 24), IPV6: ("fd00::1", "fd00::2", 64)}
+INNER = {IPV4: ("10.1.1.1", "10.1.2.1"), IPV6: ("fd00:1:1::1", "fd00:1:2::1")}
+
+
+def in_peer(script: str) -> None:
+    """Run a script of ``ip`` commands in a namespace of its own, the far end."""
+    subprocess.run(["ip", "-n", PEER, "-batch", "-"], check=True, capture_output=True, text=True, input=script)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_far_end_that_iproute2_made_takes_our_fou_packets_apart(place: ExitStack, family: Family) -> None:
+    """Real packets on a kernel that wraps tunnels in UDP, as ``make test-qemu`` has; on another the bytes it was asked for."""
+    kind = {IPV4: "ipip", IPV6: "ip6tnl"}[family]
+    ours, theirs, length = OUTER[family]
+    subprocess.run(["modprobe", "-a", "fou", "fou6"], check=False, capture_output=True)
+    link = Link(LinkKey("tun-0123456789a"), kind, 1448, ours, theirs, 5555)
+    driver = place.enter_context(closing(LinksDriver()))
+    ((_, error),) = driver.apply([Op(Verb.CREATE, link.key, link)])
+    if error is not None:
+        assert "the kernel cannot wrap" in str(error)
+        assert_asked_for_gue(link)
+        return
+    ip("netns", "add", PEER)
+    place.callback(ip, "netns", "delete", PEER)
+    ip("link", "add", "uplink", "type", "veth", "peer", "name", "uplink", "netns", PEER)
+    ip("address", "add", f"{ours}/{length}", "dev", "uplink", *(["nodad"] if family is IPV6 else []))
+    ip("link", "set", "uplink", "up")
+    mode = "ipip" if family is IPV4 else "ip6ip6"
+    nodad = "nodad" if family is IPV6 else ""
+    in_peer(
+        f"""
+        link set lo up
+        link set uplink up
+        address add {theirs}/{length} dev uplink {nodad}
+        fou add port 5555 gue {"-6" if family is IPV6 else ""}
+        link add far type {kind} mode {mode} local {theirs} remote {ours} encap gue encap-sport auto encap-dport 5555
+        link set far up
+        address add {INNER[family][1]} dev far {nodad}
+        """
+    )
+    routes = place.enter_context(closing(RoutesDriver()))
+    key = RouteKey(254, f"{INNER[family][1]}/{family.host_prefix}")
+    suite.applied(routes, [suite.create(Route(key, (NextHop(link=link.key.name),)))])
+    ip("address", "add", INNER[family][0], "dev", "lo")
+    with socket.socket(socket.AF_INET if family is IPV4 else socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        deadline = time.monotonic() + 20
+        while not _received("far") and time.monotonic() < deadline:
+            sock.sendto(b"x", (INNER[family][1], 9))
+            time.sleep(0.2)
+    assert _received("far") > 0
+
+
+def assert_asked_for_gue(link: Link) -> None:
+    """Assert, by pyroute2's decoder, that what the kernel refused was GUE to the right port."""
+    body = _link_body(link, None)
+    message = ifinfmsg(struct.pack("=IHHII", 16 + len(body), 16, 0, 1, 0) + body)
+    message.decode()
+    attributes = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA")["attrs"]
+    told = {name.rpartition("_ENCAP_")[2]: value for name, value in attributes}
+    assert (told["TYPE"], told["SPORT"], told["DPORT"]) == (2, 0, link.port)
+
+
+def _received(link: str) -> int:
+    (told,) = json.loads(ip("-n", PEER, "-s", "-j", "link", "show", link))
+    found: int = told["stats64"]["rx"]["packets"]
+    return found

@@ -79,6 +79,8 @@ class Qemu:
                 stdout=log,
                 stderr=log,
                 cwd=folder,
+                # vng starts its other half, virtme-run, by name.
+                env=os.environ | {"PATH": f"{Path(vng).parent}:{os.environ.get('PATH', os.defpath)}"},
                 start_new_session=True,
                 preexec_fn=kernel_calls.die_with_parent,  # noqa: PLW1509 (nothing has threads yet)
             )
