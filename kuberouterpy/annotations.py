@@ -26,12 +26,24 @@ PREFIX: Final = "kube-router.io/"
 _BGP_PORT: Final = 179
 _MAX_ASN: Final = 2**32 - 1
 _MAX_PORT: Final = 65_535
+_MAX_BFD_MS: Final = 60_000
 _MAX_PREPENDS: Final = 255
 """GoBGP counts in one byte."""
 _PASSWORD_BYTES: Final = 80
 """TCP_MD5SIG_MAXKEYLEN of Linux."""
 
 T = TypeVar("T")
+
+
+class BfdWish(Struct, frozen=True):
+    """What ``bfd`` of a neighbor says; what it leaves out is the flags' (0, ``None``)."""
+
+    enabled: bool | None = None
+    port: int = 0
+    multiplier: int = 0
+    """Missed packets until down."""
+    tx_ms: int = 0
+    rx_ms: int = 0
 
 
 class Peer(Struct, frozen=True):
@@ -47,8 +59,8 @@ class Peer(Struct, frozen=True):
     """Our end; empty: this node's primary address."""
     password: str = ""
     """TCP MD5, plain text; never printed, never logged."""
-    bfd: bool = False
-    """BFD is asked for."""
+    bfd: BfdWish = BfdWish()
+    """BFD as this neighbor wants it."""
 
     def __repr__(self) -> str:
         return f"Peer({self.address}, asn={self.asn})"
@@ -176,10 +188,21 @@ def _peer(item: object) -> Peer:
     for name, (field, reader) in _PEER_FIELDS.items():
         if fields.get(name) not in (None, ""):
             values[field] = _named(f".{name}", reader, str(fields[name]))
-    bfd = fields.get("bfd") or {}
-    if not isinstance(bfd, dict) or not isinstance(bfd.get("enabled", False), bool):
+    return Peer(**values, bfd=_bfd(fields.get("bfd") or {}))
+
+
+def _bfd(item: object) -> BfdWish:
+    if not isinstance(item, dict) or not isinstance(item.get("enabled", False), bool):
         raise ValueError(".bfd: is not a mapping with enabled: true or false")
-    return Peer(**values, bfd=bfd.get("enabled", False))
+    fields = {str(key).lower(): value for key, value in item.items()}
+    enabled = fields.pop("enabled", None)
+    unknown = sorted(set(fields) - set(_BFD_FIELDS))
+    if unknown:
+        raise ValueError(f".bfd.{unknown[0]}: is no field of bfd; there are enabled, {', '.join(_BFD_FIELDS)}")
+    numbers = {
+        _BFD_FIELDS[name][0]: _named(f".bfd.{name}", _BFD_FIELDS[name][1], str(value)) for name, value in fields.items()
+    }
+    return BfdWish(enabled, **numbers)
 
 
 def _peers_of_lists(texts: Mapping[str, str]) -> Iterator[Peer]:
@@ -316,6 +339,13 @@ _PEER_FIELDS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
     "localip": ("local_address", _address),
     "password": ("password", password),
 }
+_BFD_FIELDS: Final = {
+    "port": ("port", _number(1, _MAX_PORT)),
+    "detection_multiplier": ("multiplier", _number(1, 255)),
+    "desired_min_tx_interval": ("tx_ms", _number(1, _MAX_BFD_MS)),
+    "required_min_rx_interval": ("rx_ms", _number(1, _MAX_BFD_MS)),
+}
+"""Intervals are in ms, as the flags'."""
 _LISTS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
     "peer.ips": ("address", _address),
     "peer.asns": ("asn", _asn),

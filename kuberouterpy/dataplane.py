@@ -528,6 +528,19 @@ class NeighborKey(Struct, frozen=True, order=True):
     address: str
 
 
+class Bfd(Struct, frozen=True):
+    """Bidirectional forwarding detection of one session, single hop (RFC 5881)."""
+
+    port: int
+    """Theirs."""
+    multiplier: int
+    """Missed packets until down."""
+    tx_ms: int
+    """How often we send."""
+    rx_ms: int
+    """How often we expect theirs."""
+
+
 class Neighbor(Struct, frozen=True):
     """A BGP session we want."""
 
@@ -560,6 +573,8 @@ class Neighbor(Struct, frozen=True):
     """TCP MD5; never printed, never logged."""
     max_prefixes: int = 0
     """More of one family than this end the session; 0: no limit."""
+    bfd: Bfd | None = None
+    """Where the daemon has it: GoBGP 4."""
 
     def __repr__(self) -> str:
         return f"Neighbor({self.key.address}, asn={self.asn})"

@@ -245,7 +245,6 @@ SCHEDULERS: Final = ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "mh", "l
 
 _G, _P, _R, _F, _L = Section.GENERAL, Section.PROXY, Section.ROUTING, Section.FIREWALL, Section.BALANCER
 
-_NO_BFD: Final = "BFD is not built yet"
 _GOBGP_SOCKET: Final = "the GoBGP sidecar is reached through the unix socket of --gobgp-socket only"
 
 FLAGS: Final[tuple[Flag, ...]] = (
@@ -432,11 +431,11 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "Switch off the source/destination check of AWS",
         "this agent does not talk to clouds: set it in the instance's own configuration",
     ),
-    Flag("enable-bfd", BOOL, _R, "BFD with external neighbors", _NO_BFD),
-    Flag("bfd-port", PORT, _R, "Port of BFD", _NO_BFD),
-    Flag("bfd-detection-multiplier", Form("NUMBER", whole(1, 255)), _R, "Missed packets until down", _NO_BFD),
-    Flag("bfd-desired-min-tx-interval", MILLISECONDS, _R, "Interval we want to send at, in ms", _NO_BFD),
-    Flag("bfd-required-min-rx-interval", MILLISECONDS, _R, "Interval we can receive at, in ms", _NO_BFD),
+    Flag("enable-bfd", BOOL, _R, "BFD with external neighbors; needs GoBGP 4"),
+    Flag("bfd-port", PORT, _R, "Port of BFD"),
+    Flag("bfd-detection-multiplier", Form("NUMBER", whole(1, 255)), _R, "Missed BFD packets until down"),
+    Flag("bfd-desired-min-tx-interval", MILLISECONDS, _R, "Interval BFD packets are sent at, in ms"),
+    Flag("bfd-required-min-rx-interval", MILLISECONDS, _R, "Interval BFD packets are expected at, in ms"),
     Flag("gobgp-socket", PATH, _R, "Unix socket of the GoBGP sidecar", ours=True),
     Flag("gobgp-admin-address", LISTEN, _R, "Address of GoBGP's gRPC server", _GOBGP_SOCKET),
     Flag("gobgp-admin-port", PORT_OR_NONE, _R, "Port of GoBGP's gRPC server", _GOBGP_SOCKET),

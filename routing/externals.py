@@ -13,7 +13,7 @@ from typing import Final
 from kuberouterpy.annotations import Peer
 from kuberouterpy.cluster import Ref
 from kuberouterpy.config import Config
-from kuberouterpy.dataplane import Neighbor, NeighborKey, Note
+from kuberouterpy.dataplane import Bfd, Neighbor, NeighborKey, Note
 from kuberouterpy.family import family_of
 from kuberouterpy.host import Host, addresses_of
 from kuberouterpy.store import Store
@@ -50,8 +50,8 @@ def wanted(address: str, store: Store, host: Host, config: Config) -> Iterator[N
             "password-in-annotation: everyone who reads Nodes can read it; use --peer-router-passwords-file",
             event=True,
         )
-    if peer.bfd or config.enable_bfd:
-        yield Note(address, "bfd-not-built: failures are found by the hold time")
+    if _bfd(peer, config) and _multihop(peer, host, config):
+        yield Note(address, "bfd-single-hop: GoBGP has no multihop BFD; over a router its packets may be refused")
     if peer.asn != asn_of(host.bgp, config) and not _ttl(config) and host.on_link(address) is None:
         yield Note(address, "off-subnet: an eBGP session over a router needs --peer-router-multihop-ttl")
     yield _neighbor(peer, store, host, config)
@@ -72,10 +72,24 @@ def _neighbor(peer: Peer, store: Store, host: Host, config: Config) -> Neighbor:
         families=host.families,
         description=DESCRIPTION,
         hold_time_s=int(config.bgp_holdtime_s),
-        multihop_ttl=_ttl(config) if peer.asn != asn_of(host.bgp, config) else 0,
+        multihop_ttl=_ttl(config) if _multihop(peer, host, config) else 0,
         graceful_restart_s=restart_s(config),
         password=peer.password or _password(peer, store, config),
         max_prefixes=config.peer_max_prefixes,
+        bfd=_bfd(peer, config),
+    )
+
+
+def _bfd(peer: Peer, config: Config) -> Bfd | None:
+    """Return what is asked for: what the neighbor's own settings leave out is the flags'."""
+    wish = peer.bfd
+    if not (config.enable_bfd if wish.enabled is None else wish.enabled):
+        return None
+    return Bfd(
+        port=wish.port or config.bfd_port,
+        multiplier=wish.multiplier or config.bfd_detection_multiplier,
+        tx_ms=wish.tx_ms or config.bfd_desired_min_tx_interval_ms,
+        rx_ms=wish.rx_ms or config.bfd_required_min_rx_interval_ms,
     )
 
 
@@ -116,6 +130,10 @@ def _password(peer: Peer, store: Store, config: Config) -> str:
     if known is None or peer.address not in config.peer_router_ips:
         return ""
     return known.values[config.peer_router_ips.index(peer.address)]
+
+
+def _multihop(peer: Peer, host: Host, config: Config) -> bool:
+    return _ttl(config) > 0 and peer.asn != asn_of(host.bgp, config)
 
 
 def _ttl(config: Config) -> int:

@@ -63,6 +63,8 @@ class NeighborRow(Struct, frozen=True, omit_defaults=True):
     """Of them, those that are best paths here."""
     password: bool = False
     """The session has one."""
+    bfd: str = ""
+    """State of BFD: up, down, ...; ``none``: the daemon has none; empty: not asked for."""
     role: str = ""
     """``client``: we reflect to it."""
     max_prefixes: int = 0
@@ -159,8 +161,16 @@ def neighbors(loop: Loop, states: States) -> Neighbors:
         speaker.asn if isinstance(speaker, Speaker) else 0,
         speaker.router_id if isinstance(speaker, Speaker) else "",
         tuple(rows),
-        tuple(_notes(loop, ("base", "node", "peer"))),
+        (*_notes(loop, ("base", "node", "peer")), *_without_bfd(rows)),
     )
+
+
+def _without_bfd(rows: Sequence[NeighborRow]) -> Iterator[NoteView]:
+    for row in rows:
+        if row.bfd == "none":
+            yield NoteView(
+                row.owner, row.address, "no-bfd: GoBGP 3 has none, GoBGP 4 has; failures are found by the hold time"
+            )
 
 
 def routes(loop: Loop, states: States = ()) -> Routes:
@@ -222,6 +232,7 @@ def _neighbor(
         received=state.received if state else 0,
         learned=learned.get(wanted.key.address, 0),
         password=bool(wanted.password),
+        bfd=(state.bfd if state else "unknown") if wanted.bfd else "",
         role="client" if wanted.reflector_client else "",
         max_prefixes=wanted.max_prefixes,
         owner=str(told.wanted_by[0][0]),

@@ -98,10 +98,10 @@ def neighbor_lines(told: Neighbors, *, wide: bool, now: float) -> Iterator[str]:
     heads = ["NEIGHBOR", "NAME", "ASN", "STATE", "SINCE", "RECEIVED", "LEARNED", "PROBLEM"]
     cells = [_neighbor(row, now) for row in told.neighbors]
     if wide:
-        heads += ["LOCAL", "PORT", "MAX", "MD5", "ROLE", "OWNER"]
+        heads += ["LOCAL", "PORT", "MAX", "MD5", "BFD", "ROLE", "OWNER"]
         for cell, row in zip(cells, told.neighbors, strict=True):
             cell += [row.local_address or "-", str(row.port), str(row.max_prefixes or "-")]
-            cell += ["yes" if row.password else "no", row.role or "-", row.owner or "-"]
+            cell += ["yes" if row.password else "no", row.bfd or "-", row.role or "-", row.owner or "-"]
     yield from table.lines(heads, cells, columns=table.width())
     for note in told.notes:
         yield f"{table.paint('note', 'yellow')}  {note.subject}: {note.reason}   # {note.owner}"

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from kuberouterpy.dataplane import Neighbor, NeighborKey
+from kuberouterpy.dataplane import Bfd, Neighbor, NeighborKey
 from kuberouterpy.family import FAMILIES, Family
 from kuberouterpy.gobgp import gobgp_pb2 as pb
 from kuberouterpy.gobgp import wire
@@ -20,7 +20,7 @@ from kuberouterpy.names import digest
 _MARK: Final = " kr:"
 """Before the digest in a description."""
 _DIGEST: Final = 8
-_LAYOUT: Final = "1"
+_LAYOUT: Final = "2"
 """Part of every digest: raise it when a neighbor is written in another way, so that old ones are replaced."""
 _IDLE_HOLD_S: Final = 5
 """GoBGP's pause after a session was reset; its default of 30 s would keep a rebooted neighbor out for as long."""
@@ -77,6 +77,9 @@ def as_peer(neighbor: Neighbor, deferral_s: int) -> pb.Peer:
             # Without it GoBGP does not claim to forward while it restarts, and helpers drop our routes at once.
             local_restarting=restart,
             deferral_time=deferral_s if restart else 0,
+            # RFC 8538: a session that ends by an error, hold time included, keeps its routes at both ends. Without it a
+            # daemon that hung for longer drops what its neighbors told as soon as it hears of their notification.
+            notification_enabled=restart,
         ),
         afi_safis=[
             pb.AfiSafi(
@@ -86,6 +89,19 @@ def as_peer(neighbor: Neighbor, deferral_s: int) -> pb.Peer:
             )
             for family in neighbor.families
         ],
+        bfd=_bfd(neighbor.bfd),
+    )
+
+
+def _bfd(bfd: Bfd | None) -> pb.BfdPeerConfig | None:
+    if bfd is None:
+        return None
+    return pb.BfdPeerConfig(
+        enabled=True,
+        port=bfd.port,
+        detection_multiplier=bfd.multiplier,
+        desired_minimum_tx_interval=1000 * bfd.tx_ms,
+        required_minimum_receive=1000 * bfd.rx_ms,
     )
 
 
@@ -118,4 +134,12 @@ def read(address: str, peer: pb.Peer) -> Neighbor:
         reflector_cluster=reflector.route_reflector_cluster_id if reflector.route_reflector_client else "",
         password=conf.auth_password,
         max_prefixes=max((one.prefix_limits.max_prefixes for one in peer.afi_safis), default=0),
+        bfd=_read_bfd(peer.bfd),
     )
+
+
+def _read_bfd(bfd: pb.BfdPeerConfig) -> Bfd | None:
+    if not bfd.enabled:
+        return None
+    sends_ms, hears_ms = bfd.desired_minimum_tx_interval // 1000, bfd.required_minimum_receive // 1000
+    return Bfd(bfd.port, bfd.detection_multiplier, sends_ms, hears_ms)

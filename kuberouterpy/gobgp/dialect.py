@@ -39,6 +39,8 @@ class Session(IntEnum):
     ESTABLISHED = 6
 
 
+BFD_STATES: Final = {1: "up", 2: "down", 3: "admin-down", 4: "init"}
+"""BfdSessionState, of GoBGP 4 only."""
 ACCEPT: Final = 1
 """RouteAction."""
 REJECT: Final = 2

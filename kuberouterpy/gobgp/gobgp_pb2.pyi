@@ -78,7 +78,7 @@ class GetBgpResponse(_message.Message):
     def __init__(self, **kwargs) -> None: ...
 
 class Peer(_message.Message):
-    __slots__ = ("conf", "ebgp_multihop", "route_reflector", "state", "timers", "transport", "graceful_restart", "afi_safis")
+    __slots__ = ("conf", "ebgp_multihop", "route_reflector", "state", "timers", "transport", "graceful_restart", "afi_safis", "bfd")
     CONF_FIELD_NUMBER: _ClassVar[int]
     EBGP_MULTIHOP_FIELD_NUMBER: _ClassVar[int]
     ROUTE_REFLECTOR_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +87,7 @@ class Peer(_message.Message):
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     GRACEFUL_RESTART_FIELD_NUMBER: _ClassVar[int]
     AFI_SAFIS_FIELD_NUMBER: _ClassVar[int]
+    BFD_FIELD_NUMBER: _ClassVar[int]
     conf: PeerConf
     ebgp_multihop: EbgpMultihop
     route_reflector: RouteReflector
@@ -95,7 +96,28 @@ class Peer(_message.Message):
     transport: Transport
     graceful_restart: GracefulRestart
     afi_safis: _containers.RepeatedCompositeFieldContainer[AfiSafi]
-    def __init__(self, conf: _Optional[_Union[PeerConf, _Mapping]] = ..., ebgp_multihop: _Optional[_Union[EbgpMultihop, _Mapping]] = ..., route_reflector: _Optional[_Union[RouteReflector, _Mapping]] = ..., state: _Optional[_Union[PeerState, _Mapping]] = ..., timers: _Optional[_Union[Timers, _Mapping]] = ..., transport: _Optional[_Union[Transport, _Mapping]] = ..., graceful_restart: _Optional[_Union[GracefulRestart, _Mapping]] = ..., afi_safis: _Optional[_Iterable[_Union[AfiSafi, _Mapping]]] = ...) -> None: ...
+    bfd: BfdPeerConfig
+    def __init__(self, conf: _Optional[_Union[PeerConf, _Mapping]] = ..., ebgp_multihop: _Optional[_Union[EbgpMultihop, _Mapping]] = ..., route_reflector: _Optional[_Union[RouteReflector, _Mapping]] = ..., state: _Optional[_Union[PeerState, _Mapping]] = ..., timers: _Optional[_Union[Timers, _Mapping]] = ..., transport: _Optional[_Union[Transport, _Mapping]] = ..., graceful_restart: _Optional[_Union[GracefulRestart, _Mapping]] = ..., afi_safis: _Optional[_Iterable[_Union[AfiSafi, _Mapping]]] = ..., bfd: _Optional[_Union[BfdPeerConfig, _Mapping]] = ...) -> None: ...
+
+class BfdPeerConfig(_message.Message):
+    __slots__ = ("enabled", "port", "desired_minimum_tx_interval", "required_minimum_receive", "detection_multiplier")
+    ENABLED_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    DESIRED_MINIMUM_TX_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_MINIMUM_RECEIVE_FIELD_NUMBER: _ClassVar[int]
+    DETECTION_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    enabled: bool
+    port: int
+    desired_minimum_tx_interval: int
+    required_minimum_receive: int
+    detection_multiplier: int
+    def __init__(self, enabled: bool = ..., port: _Optional[int] = ..., desired_minimum_tx_interval: _Optional[int] = ..., required_minimum_receive: _Optional[int] = ..., detection_multiplier: _Optional[int] = ...) -> None: ...
+
+class BfdPeerState(_message.Message):
+    __slots__ = ("session_state",)
+    SESSION_STATE_FIELD_NUMBER: _ClassVar[int]
+    session_state: int
+    def __init__(self, session_state: _Optional[int] = ...) -> None: ...
 
 class PeerConf(_message.Message):
     __slots__ = ("auth_password", "description", "local_asn", "neighbor_address", "peer_asn")
@@ -128,7 +150,7 @@ class RouteReflector(_message.Message):
     def __init__(self, route_reflector_client: bool = ..., route_reflector_cluster_id: _Optional[str] = ...) -> None: ...
 
 class PeerState(_message.Message):
-    __slots__ = ("messages", "neighbor_address", "peer_asn", "session_state", "admin_state", "flops", "router_id", "disconnect_reason", "disconnect_message")
+    __slots__ = ("messages", "neighbor_address", "peer_asn", "session_state", "admin_state", "flops", "router_id", "disconnect_reason", "disconnect_message", "bfd_state")
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     NEIGHBOR_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     PEER_ASN_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +160,7 @@ class PeerState(_message.Message):
     ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
     DISCONNECT_REASON_FIELD_NUMBER: _ClassVar[int]
     DISCONNECT_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    BFD_STATE_FIELD_NUMBER: _ClassVar[int]
     messages: Messages
     neighbor_address: str
     peer_asn: int
@@ -147,7 +170,8 @@ class PeerState(_message.Message):
     router_id: str
     disconnect_reason: int
     disconnect_message: str
-    def __init__(self, messages: _Optional[_Union[Messages, _Mapping]] = ..., neighbor_address: _Optional[str] = ..., peer_asn: _Optional[int] = ..., session_state: _Optional[int] = ..., admin_state: _Optional[int] = ..., flops: _Optional[int] = ..., router_id: _Optional[str] = ..., disconnect_reason: _Optional[int] = ..., disconnect_message: _Optional[str] = ...) -> None: ...
+    bfd_state: BfdPeerState
+    def __init__(self, messages: _Optional[_Union[Messages, _Mapping]] = ..., neighbor_address: _Optional[str] = ..., peer_asn: _Optional[int] = ..., session_state: _Optional[int] = ..., admin_state: _Optional[int] = ..., flops: _Optional[int] = ..., router_id: _Optional[str] = ..., disconnect_reason: _Optional[int] = ..., disconnect_message: _Optional[str] = ..., bfd_state: _Optional[_Union[BfdPeerState, _Mapping]] = ...) -> None: ...
 
 class Messages(_message.Message):
     __slots__ = ("received", "sent")

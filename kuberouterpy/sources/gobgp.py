@@ -34,7 +34,7 @@ from kuberouterpy.family import FAMILIES, Family, canonical_prefix, family_of
 from kuberouterpy.gobgp import gobgp_pb2 as pb
 from kuberouterpy.gobgp import wire
 from kuberouterpy.gobgp.client import Fault, GobgpClient, GobgpError, Watch, originated_here
-from kuberouterpy.gobgp.dialect import PEER_EVENT_END_OF_INIT, V4, Dialect, Session, Shifted
+from kuberouterpy.gobgp.dialect import BFD_STATES, PEER_EVENT_END_OF_INIT, V4, Dialect, Session, Shifted
 from kuberouterpy.log import event as log_event
 
 NAME: Final = "gobgp"
@@ -72,6 +72,8 @@ class NeighborState(Struct, frozen=True):
     """Its AS number."""
     told_all: bool = False
     """End-of-RIB has come for every family that sends one."""
+    bfd: str = ""
+    """State of BFD: up, down, ...; ``none``: this daemon has no BFD; empty: not asked for."""
 
     @property
     def established(self) -> bool:
@@ -432,4 +434,11 @@ def read_neighbor(peer: pb.Peer, before: Mapping[str, NeighborState], dialect: D
         error=error,
         asn=peer.state.peer_asn or peer.conf.peer_asn,
         told_all=bool(told) and all(one.end_of_rib_received for one in told),
+        bfd=_bfd(peer, dialect),
     )
+
+
+def _bfd(peer: pb.Peer, dialect: Dialect) -> str:
+    if dialect is not V4:
+        return "none"
+    return BFD_STATES.get(peer.state.bfd_state.session_state, "unknown") if peer.bfd.enabled else ""

@@ -56,6 +56,12 @@ class Daemon:
         )
         eventually(self._answers, within_s=20)
 
+    @property
+    def pid(self) -> int:
+        """Its process, while it runs."""
+        assert self._program is not None
+        return self._program.pid
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal."""
         assert self._program is not None

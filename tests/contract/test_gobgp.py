@@ -30,6 +30,7 @@ from kuberouterpy.cluster import (
 from kuberouterpy.cluster import Node as ClusterNode
 from kuberouterpy.config import Config
 from kuberouterpy.dataplane import (
+    Bfd,
     Key,
     Neighbor,
     NeighborKey,
@@ -48,7 +49,7 @@ from kuberouterpy.drivers.gobgp import GobgpDriver
 from kuberouterpy.errors import DriverError
 from kuberouterpy.family import IPV4, IPV6
 from kuberouterpy.gobgp import gobgp_pb2 as pb
-from kuberouterpy.gobgp.dialect import DIRECTIONS, V3, Shifted
+from kuberouterpy.gobgp.dialect import DIRECTIONS, V3, Session, Shifted
 from kuberouterpy.host import describe
 from kuberouterpy.sources.gobgp import GobgpSource, NeighborState
 from kuberouterpy.store import Store
@@ -146,6 +147,8 @@ SAMPLES: tuple[Object, ...] = (
     path("10.96.0.10/32", communities=("64512:100",), local_preference=200),
     path("fd00:1::/64", communities=("64512:100", "65535:65281")),
 )
+WITH_BFD = neighbor("fd00:99::3", local_address="fd00:99::1", bfd=Bfd(3784, 3, 300, 400))
+"""For daemons that have BFD."""
 CHANGES = {
     EXPORT.key: RoutePolicy(EXPORT.key, EXPORT.statements[:1]),
     IMPORT.key: RoutePolicy(IMPORT.key, (OWN,), accept_by_default=False),
@@ -212,7 +215,7 @@ def subject(request: pytest.FixtureRequest, tmp_path: File) -> Iterator[suite.Su
             suite.applied(restart(()), [suite.create(SPEAKER)])
         yield suite.Subject(
             restart=restart,
-            samples=SAMPLES[0 if stoppable else 1 :],
+            samples=SAMPLES if stoppable else (*SAMPLES[1:], WITH_BFD),
             around=() if stoppable else (SPEAKER,),
             changes=CHANGES,
             outside=lambda: told(daemon),
@@ -380,6 +383,32 @@ def test_a_hung_daemon_is_an_error_in_seconds_and_loses_nothing(nodes: list[Node
     assert one.driver.list()[NeighborKey(two.v4)] == one.neighbor(two)
 
 
+def test_a_daemon_that_hangs_for_longer_than_the_hold_time_costs_neither_end_a_path(nodes: list[Node]) -> None:
+    """RFC 8538: the session ends by a notification, and still both keep what the other told until it is back."""
+    one, two, _ = nodes
+    for node, other in ((one, two), (two, one)):
+        node.put(node.speaker, node.neighbor(other, hold_time_s=3))
+    gobgpd.eventually(lambda: one.up(two) and two.up(one))
+    one.put(one.path("10.1.1.0/24"), one.path("fd00:1:1::/64"))
+    two.put(two.path("10.1.2.0/24"), two.path("fd00:1:2::/64"))
+    mine, theirs = {"10.1.1.0/24", "fd00:1:1::/64"}, {"10.1.2.0/24", "fd00:1:2::/64"}
+    gobgpd.eventually(lambda: _table(one) == _table(two) == mine | theirs)
+    begun = _sessions_begun(two, one)
+    one.daemon.send(signal.SIGSTOP)
+    gobgpd.eventually(lambda: not _established(two, one))
+    assert _table(two) == mine | theirs
+    one.daemon.send(signal.SIGCONT)
+    missing: set[str] = set()
+
+    def back() -> bool:
+        for node in (one, two):
+            missing.update((mine | theirs) - _table(node))
+        return _established(one, two) and _established(two, one) and _sessions_begun(two, one) != begun
+
+    gobgpd.eventually(back)
+    assert missing == set()
+
+
 def test_a_neighbor_keeps_its_session_until_it_changes_itself(nodes: list[Node]) -> None:
     """Neither a new agent that sends it again nor a change of another neighbor resets it."""
     one, two, three = nodes
@@ -525,6 +554,22 @@ def _peer(node: Node, other: Node) -> pb.Peer:
 def _sessions_begun(node: Node, other: Node) -> tuple[int, int]:
     peer = _peer(node, other)
     return peer.state.messages.sent.open, peer.timers.state.uptime.seconds
+
+
+def _established(node: Node, other: Node) -> bool:
+    return _peer(node, other).state.session_state == Session.ESTABLISHED
+
+
+def _table(node: Node) -> set[str]:
+    """Return the prefixes that the daemon itself has a valid path for."""
+    found: set[str] = set()
+    for afi in (1, 2):
+        request = pb.ListPathRequest(
+            table_type=node.daemon.client.dialect.number(Shifted.TABLE_GLOBAL), family=pb.Family(afi=afi, safi=1)
+        )
+        answers = node.daemon.client.collect("ListPath", request, pb.ListPathResponse)
+        found.update(answer.destination.prefix for answer in answers)
+    return found
 
 
 def _hold_time(node: Node, other: Node) -> int:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kuberouterpy.annotations import NodeBgp, Peer, Prepend, read_bgp, settled, without_bgp
+from kuberouterpy.annotations import BfdWish, NodeBgp, Peer, Prepend, read_bgp, settled, without_bgp
 from kuberouterpy.cluster import Node, Ref, Replace, Upsert
 from kuberouterpy.store import Store
 
@@ -31,12 +31,12 @@ def test_the_yaml_names_neighbors_of_both_families() -> None:
   remoteasn: 4200000001
   localip: 2001:db8::2
   port: 1790
-  bfd: {{enabled: true, port: 3784}}
+  bfd: {{enabled: true, port: 4000, detection_multiplier: 5, desired_min_tx_interval: 300, required_min_rx_interval: 400}}
 """
     found = read(peers=text)
     assert found.peers == (
         Peer("192.0.2.1", 65001, password=SECRET),
-        Peer("2001:db8::1", 4200000001, port=1790, local_address="2001:db8::2", bfd=True),
+        Peer("2001:db8::1", 4200000001, port=1790, local_address="2001:db8::2", bfd=BfdWish(True, 4000, 5, 300, 400)),
     )
     assert found.malformed == ()
 
@@ -111,6 +111,13 @@ def test_what_is_read_does_not_stay_as_text() -> None:
         ({"peers": "[{remoteip: 192.0.2.1, remoteasn: 1, pasword: x}]"}, "peers", "[0].pasword: is no field"),
         ({"peers": f"[{{remoteip: 192.0.2.1, remoteasn: 1, password: '{SECRET}'}}]"}, "peers", "[0].password: is not"),
         ({"peers": "[{remoteip: 192.0.2.1, remoteasn: 1, bfd: yes}]"}, "peers", "[0].bfd"),
+        ({"peers": "[{remoteip: 192.0.2.1, remoteasn: 1, bfd: {enabled: 1}}]"}, "peers", "[0].bfd: is not a mapping"),
+        ({"peers": "[{remoteip: 192.0.2.1, remoteasn: 1, bfd: {prot: 1}}]"}, "peers", "[0].bfd.prot: is no field"),
+        (
+            {"peers": "[{remoteip: 192.0.2.1, remoteasn: 1, bfd: {detection_multiplier: 256}}]"},
+            "peers",
+            "[0].bfd.detection_multiplier: '256' is not a number from 1 to 255",
+        ),
         ({"peers": "[{remoteip: 192.0.2.1, remoteasn: 1}, {remoteip: 192.0.2.1, remoteasn: 2}]"}, "peers", "twice"),
         ({"peers": "- a: [\n- b"}, "peers", "is not YAML (line 2)"),
         ({"peers": "just words"}, "peers", "is not a list of peers"),

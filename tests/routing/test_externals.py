@@ -7,7 +7,7 @@ import base64
 from kuberouterpy.annotations import read_bgp
 from kuberouterpy.cluster import Passwords
 from kuberouterpy.config import Config
-from kuberouterpy.dataplane import Neighbor, NeighborKey
+from kuberouterpy.dataplane import Bfd, Neighbor, NeighborKey
 from kuberouterpy.family import IPV4, IPV6
 from tests.routing.world import MINE, PODS, World, config, node, reasons
 
@@ -114,3 +114,31 @@ def test_a_malformed_annotation_is_an_event_that_names_it() -> None:
     assert note.event
     assert note.subject == "kube-router.io/peers"
     assert note.reason.startswith("invalid-annotation: [0].remoteasn: is missing")
+
+
+def test_bfd_is_the_flags_but_for_what_a_neighbor_says_itself() -> None:
+    """Of every field: its own value, else the flag's; ``enabled: false`` switches it off for one."""
+    peers = (
+        "[{remoteip: 10.0.0.253, remoteasn: 65003, bfd: {port: 4000, required_min_rx_interval: 200}},"
+        " {remoteip: fd00::fd, remoteasn: 65003, bfd: {enabled: false}},"
+        " {remoteip: fd00::fc, remoteasn: 65003, bfd: {enabled: true}}]"
+    )
+    every = {
+        "bfd_detection_multiplier": 4,
+        "bfd_desired_min_tx_interval_ms": 300,
+        "bfd_required_min_rx_interval_ms": 500,
+    }
+
+    def found(enabled: bool) -> list[Bfd | None]:
+        world = annotated(config(enable_bfd=enabled, **every), peers=peers)  # type: ignore[arg-type]
+        objects = [world.wants("peer", one).objects[0] for one in ("10.0.0.253", "fd00::fd", "fd00::fc")]
+        return [one.bfd for one in objects if isinstance(one, Neighbor)]
+
+    assert found(True) == [Bfd(4000, 4, 300, 200), None, Bfd(3784, 4, 300, 500)]
+    assert found(False) == [None, None, Bfd(3784, 4, 300, 500)]
+
+
+def test_bfd_over_a_router_is_noted() -> None:
+    far = "[{remoteip: 192.0.2.1, remoteasn: 65001, bfd: {enabled: true}}]"
+    world = annotated(config(peer_router_multihop_ttl=3), peers=far)
+    assert reasons(world.wants("peer", "192.0.2.1")) == ["bfd-single-hop"]

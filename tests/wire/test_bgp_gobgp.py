@@ -13,8 +13,8 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto,
 
 from kuberouterpy import gobgp
 from kuberouterpy.cluster import BestPath
-from kuberouterpy.dataplane import Neighbor, NeighborKey
-from kuberouterpy.drivers.gobgp_neighbors import fingerprint
+from kuberouterpy.dataplane import Bfd, Neighbor, NeighborKey
+from kuberouterpy.drivers.gobgp_neighbors import as_peer, fingerprint, read
 from kuberouterpy.family import IPV4, IPV6
 from kuberouterpy.gobgp import gobgp_pb2 as pb
 from kuberouterpy.gobgp import wire
@@ -138,6 +138,22 @@ def test_a_session_is_read_with_its_last_error() -> None:
     peer.state.session_state = 3
     down = read_neighbor(peer, {"10.0.0.2": up})
     assert (down.state, down.error) == ("active", "the session was lost")
+
+
+def test_the_state_of_bfd_is_read_where_there_is_one() -> None:
+    peer = pb.Peer(conf=pb.PeerConf(neighbor_address="10.0.0.2"), bfd=pb.BfdPeerConfig(enabled=True))
+    peer.state.bfd_state.session_state = 1
+    assert [read_neighbor(peer, {}, dialect).bfd for dialect in (V4, V3)] == ["up", "none"]
+    peer.bfd.enabled = False
+    assert read_neighbor(peer, {}, V4).bfd == ""
+
+
+def test_bfd_is_written_in_microseconds_and_read_back() -> None:
+    wanted = Neighbor(NeighborKey("10.0.0.2"), asn=64512, bfd=Bfd(3784, 3, 300, 400))
+    peer = as_peer(wanted, 1)
+    assert (peer.bfd.desired_minimum_tx_interval, peer.bfd.required_minimum_receive) == (300_000, 400_000)
+    assert read("10.0.0.2", peer).bfd == wanted.bfd
+    assert not as_peer(Neighbor(NeighborKey("10.0.0.2"), asn=64512), 1).HasField("bfd")
 
 
 def test_a_password_changes_the_fingerprint_and_is_not_in_it() -> None:

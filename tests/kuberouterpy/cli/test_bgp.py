@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kuberouterpy import offline
@@ -24,7 +25,7 @@ metadata:
   name: n1
   annotations:
     kube-router.io/peers: |
-      - {{remoteip: 10.0.0.254, remoteasn: 65001, password: {SECRET}}}
+      - {{remoteip: 10.0.0.254, remoteasn: 65001, password: {SECRET}, bfd: {{enabled: true}}}}
       - {{remoteip: 10.0.0.2, remoteasn: 65002}}
     kube-router.io/node.bgp.communities: "65000:7,no-export"
 spec: {{podCIDRs: [10.1.0.0/24, "fd00:1::/64"]}}
@@ -86,6 +87,18 @@ def test_neighbors_with_problems_stand_first_and_no_password_is_told(loop: Loop)
     assert any("password-in-annotation" in line for line in text[3:])
     assert "secret" not in repr(told) + "".join(text)
     assert SECRET not in "".join(text)
+
+
+def test_bfd_is_shown_where_it_is_asked_for_and_a_daemon_without_it_is_named(loop: Loop) -> None:
+    """GoBGP 3 says ``none`` of every neighbor; only one that wants BFD is told of it."""
+
+    def shown(bfd: str) -> tuple[list[str], list[str]]:
+        states = [msgspec.structs.replace(one, bfd=bfd) for one in (UP, DOWN)]
+        told = neighbors(loop, states)
+        return [row.bfd for row in told.neighbors], [one.subject for one in told.notes if "no-bfd" in one.reason]
+
+    assert shown("down") == (["down", ""], [])
+    assert shown("none") == (["none", ""], ["10.0.0.254"])
 
 
 def test_routes_say_who_is_told_and_what_the_kernel_does(loop: Loop) -> None:
