@@ -6,7 +6,6 @@ Beside it stand the connections of these two ends that IPVS and conntrack hold n
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator
 from ipaddress import ip_interface
@@ -14,17 +13,15 @@ from typing import Final
 
 from kuberouterpy.answers.subjects import read_socket
 from kuberouterpy.answers.traced import HopView, Trace, WayView
-from kuberouterpy.dataplane import Object, RealServer, Rule, Table, VirtualServer
+from kuberouterpy.cli import standing
+from kuberouterpy.dataplane import RealServer, VirtualServer
 from kuberouterpy.drivers import command, ipvs_connections, ipvs_table
-from kuberouterpy.drivers import iptables_text as texts
-from kuberouterpy.drivers.ipset import parse as parse_sets
 from kuberouterpy.drivers.routes import RoutesDriver
 from kuberouterpy.errors import DriverError
-from kuberouterpy.family import FAMILIES, Family
+from kuberouterpy.family import Family
 from kuberouterpy.host import BRIDGE_LINK, DUMMY_LINK
 from kuberouterpy.offline import links_here
 from kuberouterpy.tracing import Hop, Packet, Place, Way, World, walk
-from kuberouterpy.tracing.world import ChainName
 
 _MOST: Final = 5
 """Connections shown of each kind."""
@@ -97,9 +94,7 @@ def _told(hop: HopView | Hop | None) -> str:
 
 
 def _place() -> Place:
-    objects: list[Object] = []
-    if shutil.which("ipset"):
-        objects += [value for _, value in parse_sets(command.demand(["ipset", "save"]), everyone=True)]
+    objects = list(standing.sets())
     for server in ipvs_table.read().servers:
         objects.append(VirtualServer(server.key, server.scheduler, server.flags))
         objects += [RealServer(real.key, real.weight, real.forward) for real in server.reals]
@@ -108,14 +103,13 @@ def _place() -> Place:
         objects += routes.list().values()
     finally:
         routes.close()
-    chains, policies = _chains()
     links = links_here()
     held = {link.name: [ip_interface(one) for one in link.addresses] for link in links}
     real = [name for name in held if name != "lo" and not name.startswith(("kube-", "tun-")) and held[name]]
     own = {Family(one.version): str(one.ip) for name in reversed(real) for one in reversed(held[name])}
     return Place(
         node="",
-        world=World(objects, chains, policies),
+        world=World(objects, *standing.chains()),
         local=frozenset(str(one.ip) for addresses in held.values() for one in addresses) | {"127.0.0.1", "::1"},
         own=own,
         pod_cidrs=tuple(str(one.network) for one in held.get(BRIDGE_LINK, ())),
@@ -124,24 +118,6 @@ def _place() -> Place:
         uplink=real[0] if real else "the uplink",
         subnets=tuple(str(one.network) for name in real if name != DUMMY_LINK for one in held[name]),
     )
-
-
-def _chains() -> tuple[dict[ChainName, tuple[Rule, ...]], dict[ChainName, str]]:
-    chains: dict[ChainName, tuple[Rule, ...]] = {}
-    policies: dict[ChainName, str] = {}
-    for family in FAMILIES:
-        text = command.demand([family.save])
-        chains |= {
-            (family, table, name): tuple(map(texts.read_rule, rules))
-            for (table, name), rules in texts.parse(text).items()
-        }
-        table = ""
-        for line in text.splitlines():
-            table = line[1:] if line.startswith("*") else table
-            found = re.match(r":(\w+) (ACCEPT|DROP) ", line)
-            if found and table in {*Table}:
-                policies[family, Table(table), found[1]] = found[2]
-    return chains, policies
 
 
 # --- connections ------------------------------------------------------------------------------------------------------

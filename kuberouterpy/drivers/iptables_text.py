@@ -82,6 +82,20 @@ def parse(text: str) -> Saved:
     return saved
 
 
+def parse_policies(text: str) -> dict[tuple[Table, str], str]:
+    """Return the policy, ``ACCEPT`` or ``DROP``, of every built-in chain in ``iptables-save``."""
+    found: dict[tuple[Table, str], str] = {}
+    table: Table | None = None
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = _TABLES.get(line[1:])
+        elif table is not None and line.startswith(":"):
+            name, word = line[1:].split(" ", 2)[:2]
+            if word != "-":
+                found[table, name] = word
+    return found
+
+
 def id_of(text: str) -> str:
     """Return the id in a saved rule's comment, or nothing."""
     found = _ID.search(text)

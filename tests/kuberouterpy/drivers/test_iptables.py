@@ -49,6 +49,12 @@ def test_only_tables_we_use_are_read() -> None:
     }
 
 
+def test_policies_are_those_of_built_in_chains_of_tables_we_use() -> None:
+    text = SAVED.replace(":INPUT ACCEPT [12", ":INPUT DROP [12")
+    assert texts.parse_policies(text) == {(Table.FILTER, "INPUT"): "DROP"}
+    assert texts.parse_policies(SAVED) == {(Table.FILTER, "INPUT"): "ACCEPT"}
+
+
 def test_a_rule_is_known_by_the_id_in_its_comment_and_a_jump_by_its_target() -> None:
     saved = texts.parse(SAVED)
     rules = saved[Table.FILTER, "INPUT"] + saved[Table.FILTER, "KUBE-ROUTER-INPUT"]
