@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from kuberouterpy.answers.explained import Explained, Explanations, explain, explain_one
-from kuberouterpy.answers.overview import NeighborView, Overview, overview
+from kuberouterpy.answers.overview import ForeignView, NeighborView, Overview, overview
 from kuberouterpy.answers.planned import ChangeView, Plan, plan
 from kuberouterpy.answers.policed import Connection, PolicyList, connection, list_policies, names
 from kuberouterpy.answers.subjects import KIND_WORDS, UnknownSubject, read_socket, subjects
@@ -33,6 +33,7 @@ __all__ = [
     "Explained",
     "Explanations",
     "FactTables",
+    "ForeignView",
     "NeighborView",
     "NoteView",
     "Objects",

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 from msgspec import Struct
 
 from kuberouterpy.dataplane import Chain, Neighbor, RealServer, VirtualServer
+from kuberouterpy.drivers import Sharing
 from kuberouterpy.loop import Loop
 from kuberouterpy.status import Status
 
 _ESTABLISHED = "established"
 _POD_CHAIN = "KUBE-POD-FW-"
+_SHARED: Final = {"ipvs": "virtual servers", "iptables": "rules"}
+"""What others have, by driver."""
+_NAMED: Final = 3
 
 
 class NeighborView(Struct, frozen=True):
@@ -24,6 +29,18 @@ class NeighborView(Struct, frozen=True):
     up: bool
     state: str
     """As GoBGP words it, with why the last session ended."""
+
+
+class ForeignView(Struct, frozen=True):
+    """What others have in a table that this agent shares with them."""
+
+    kind: str
+    """``virtual servers``, ``rules``."""
+    count: int
+    named: tuple[str, ...]
+    """The first few: virtual servers, or the chains that hold the rules."""
+    more: int = 0
+    """How many more there are to name."""
 
 
 class Overview(Struct, frozen=True, omit_defaults=True):
@@ -45,6 +62,8 @@ class Overview(Struct, frozen=True, omit_defaults=True):
     neighbors: tuple[NeighborView, ...] = ()
     drift: int = 0
     """Objects that differ now."""
+    foreign: tuple[ForeignView, ...] = ()
+    """As of the last listing of each table; left alone."""
 
 
 def overview(loop: Loop, neighbors: Mapping[str, str]) -> Overview:
@@ -67,7 +86,18 @@ def overview(loop: Loop, neighbors: Mapping[str, str]) -> Overview:
         waiting=sum(not pod.addresses for pod in here),
         neighbors=tuple(_neighbor(one, neighbors) for one in sorted(wanted, key=lambda one: one.key)),
         drift=tracker.unfinished(),
+        foreign=tuple(_foreign(loop)),
     )
+
+
+def _foreign(loop: Loop) -> Iterator[ForeignView]:
+    for driver in (programmed.driver for programmed in loop.drivers if programmed.listed):
+        what = _SHARED.get(driver.name)
+        if what and isinstance(driver, Sharing):
+            names = sorted(driver.foreign)
+            yield ForeignView(
+                what, sum(driver.foreign.values()), tuple(names[:_NAMED]), more=max(0, len(names) - _NAMED)
+            )
 
 
 def _owners(loop: Loop, value: Chain | VirtualServer) -> list[object]:

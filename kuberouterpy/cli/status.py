@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import http.client
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import click
 import msgspec
 
-from kuberouterpy.answers.overview import Overview
+from kuberouterpy.answers.overview import ForeignView, Overview
 from kuberouterpy.cli import PROGRAM, ExitCode, table
 from kuberouterpy.cli.ask import Unreachable as AskUnreachable
 from kuberouterpy.cli.ask import ask, asked_for, socket_option
@@ -27,10 +27,6 @@ Examples:
   kuberouterpy status --exit-code || kuberouterpy doctor
   kuberouterpy status --address 10.0.0.7 --exit-code && echo healthy
 """
-
-
-_FOREIGN: Final = 3
-"""Foreign virtual servers named."""
 
 
 class Unreachable(AskUnreachable):
@@ -58,7 +54,7 @@ def status(ctx: click.Context, /, *, address: str, port: int, output: str, exit_
         click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
     else:
         width = table.width()
-        for line in screen(told, foreign=_foreign(agent_socket)) if isinstance(told, Overview) else lines(told):
+        for line in screen(told) if isinstance(told, Overview) else lines(told):
             click.echo(line if not width or len(line) <= width else line[: width - 1] + "…")
     return ExitCode.UNHEALTHY if exit_code and not healthy(state) else ExitCode.FINE
 
@@ -80,22 +76,7 @@ def _remote(address: str, port: int) -> Status:
         raise Unreachable(f"{_where(address, port)} does not speak as an agent does ({error})") from None
 
 
-def _foreign(agent_socket: str) -> str:
-    """Return what of others stands in this kernel, in words; empty where it cannot be read."""
-    from kuberouterpy.answers import Objects
-    from kuberouterpy.drivers import ipvs_table
-    from kuberouterpy.errors import DriverError
-
-    try:
-        known = {view.name for view in ask(agent_socket, "objects", Objects, kind=["virtual"]).objects}
-        others = [str(one.key) for one in ipvs_table.read().servers if str(one.key) not in known]
-    except (DriverError, AskUnreachable):
-        return ""
-    shown = ", ".join(others[:_FOREIGN]) + (" ..." if len(others) > _FOREIGN else "")
-    return f"{len(others)} virtual servers left alone: {shown}" if others else "no virtual servers of others"
-
-
-def screen(told: Overview, *, foreign: str = "") -> Iterator[str]:
+def screen(told: Overview) -> Iterator[str]:
     """Yield the screen: the node, what is wrong, a line a controller, what to look at next."""
     state = told.status
     word = "Ready" if state.ready else "NOT READY"
@@ -113,12 +94,21 @@ def screen(told: Overview, *, foreign: str = "") -> Iterator[str]:
     yield from _controllers(told)
     repaired = _counts(state.drift_repaired)
     yield _row("drift", f"{told.drift} now" + (f", repaired {repaired}" if repaired else ", none repaired"))
-    if foreign:
-        yield _row("foreign", foreign)
+    if told.foreign:
+        yield _row("foreign", _left_alone(told.foreign))
     if state.last_change_s is not None:
         change = f"{since(state.last_change_s)} ago, in {state.last_took_ms:.0f} ms"
         yield _row("changed", f"{change}   pending {state.pending}   {sum(state.objects.values()):,} objects stand")
     yield from (_row("next", f"{PROGRAM} {one}") for one in _next(told))
+
+
+def _left_alone(foreign: Iterable[ForeignView]) -> str:
+    found = [one for one in foreign if one.count]
+    if not found:
+        return "nothing of others"
+    counts = ", ".join(f"{one.count:,} {one.kind if one.count > 1 else one.kind.removesuffix('s')}" for one in found)
+    names = ", ".join(name for one in found for name in one.named)
+    return f"{counts} left alone: {names}" + (" ..." if any(one.more for one in found) else "")
 
 
 def _controllers(told: Overview) -> Iterator[str]:

@@ -44,3 +44,13 @@ class Expecting(Protocol):
     def expect(self, wanted: Iterable[Object]) -> None:
         """Tell what is wanted; called before every listing."""
         ...
+
+
+@runtime_checkable
+class Sharing(Protocol):
+    """A driver whose table others use too, and that meets what is theirs in every listing."""
+
+    @property
+    def foreign(self) -> Mapping[str, int]:
+        """What the last listing held that is not ours: how many, by the name of a virtual server or of a chain."""
+        ...

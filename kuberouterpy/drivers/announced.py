@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from kuberouterpy.dataplane import Key, Object, ObjectKind, Op
-from kuberouterpy.drivers import Driver, Expecting
+from kuberouterpy.drivers import Driver, Expecting, Sharing
 from kuberouterpy.errors import DriverError
 
 
@@ -17,6 +17,11 @@ class Announced:
         self._after = after
         self.name: str = driver.name
         self.kinds: tuple[ObjectKind, ...] = driver.kinds
+
+    @property
+    def foreign(self) -> Mapping[str, int]:
+        """What the driver last listed of others; nothing where it does not tell."""
+        return self._driver.foreign if isinstance(self._driver, Sharing) else {}
 
     def list(self) -> Mapping[Key, Object]:
         """Return what the driver lists."""

@@ -60,6 +60,7 @@ from kuberouterpy.dataplane import (
     requires,
 )
 from kuberouterpy.errors import DriverError
+from kuberouterpy.text import name_of
 
 ALWAYS: Final = 1 << 30
 """As ``times`` of a fault: until :meth:`FakeDriver.heal`."""
@@ -218,6 +219,12 @@ class FakeDriver:
         self._failing.clear()
         self._failing_lists = 0
         self.fault = None
+
+    @property
+    def foreign(self) -> Mapping[str, int]:
+        """What others made of :attr:`kinds`: how many, a chain for each of its rules."""
+        theirs = (one for key, one in self.kernel.foreign.items() if KIND_OF_KEY[type(key)] in self.kinds)
+        return {name_of(one.key): len(one.rules) if isinstance(one, Chain) else 1 for one in theirs}
 
     def list(self) -> Mapping[Key, Object]:
         """Return our objects of :attr:`kinds`."""

@@ -49,6 +49,8 @@ class IptablesDriver:
         self._known: dict[Key, Chain | Jump] = {}
         self._printed: dict[Key, tuple[str, ...]] = {}
         """What the kernel printed for the rules of a known object when they were first seen."""
+        self.foreign: Mapping[str, int] = {}
+        """Rules of others by their chain, ``v4 nat POSTROUTING``, as last listed."""
 
     def expect(self, wanted: Iterable[Object]) -> None:
         """Tell what is wanted, so that a listing recognises it by its ids; to be called before the first listing."""
@@ -57,14 +59,18 @@ class IptablesDriver:
     def list(self) -> Mapping[Key, Object]:
         """Return chains with our prefixes, and jumps to them from chains that are not ours."""
         objects: dict[Key, Object] = {}
+        foreign: dict[str, int] = {}
         for family in self.families:
             saved = self._save(family)
             for (table, name), rules in saved.items():
                 if is_ours(name):
                     key = ChainKey(family, table, name)
                     objects[key] = self._read_chain(key, rules)
-                else:
-                    objects |= self._read_jumps(family, table, name, rules)
+                    continue
+                objects |= self._read_jumps(family, table, name, rules)
+                if others := sum(not texts.jumps(rule) for rule in rules):
+                    foreign[f"v{family:d} {table} {name}"] = others
+        self.foreign = foreign
         return objects
 
     def apply(self, ops: Sequence[Op]) -> Iterator[Answer]:

@@ -17,7 +17,6 @@ destination and an unknown scheduler are both ENOENT.
 
 from __future__ import annotations
 
-import builtins
 import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
@@ -65,6 +64,8 @@ class IpvsDriver:
         """``ours`` says whether a listed virtual server may be ours: by address, node port or firewall mark."""
         self._ours = ours
         self._made: set[VirtualServerKey] = set()
+        self.foreign: Mapping[str, int] = {}
+        """Virtual servers of others, each once, as last listed."""
         self._netlink = Netlink(GENERIC)
         self._family = 0
 
@@ -86,7 +87,9 @@ class IpvsDriver:
     def list(self) -> Mapping[Key, Object]:
         """Return our virtual servers and their real servers."""
         found: dict[Key, Object] = {}
-        servers = [server for server in self._servers() if self._is_ours(server.key)]
+        every = list(self._servers())
+        servers = [server for server in every if self._is_ours(server.key)]
+        self.foreign = {str(server.key): 1 for server in every if not self._is_ours(server.key)}
         for server in servers:
             found[server.key] = server
         for server in servers:
@@ -94,10 +97,6 @@ class IpvsDriver:
                 real = wire.decode_real(body, server.key)
                 found[real.key] = real
         return found
-
-    def foreign(self) -> builtins.list[VirtualServer]:
-        """Return the virtual servers that are not ours, for ``status``."""
-        return [server for server in self._servers() if not self._is_ours(server.key)]
 
     def apply(self, ops: Sequence[Op]) -> Iterator[Outcome]:
         """Carry out ``ops`` in order, a hundred in one send."""

@@ -292,6 +292,22 @@ def test_a_driver_that_knows_nothing_lists_rules_in_their_own_words(variant: str
     assert dict(IptablesDriver(variant=variant).list()) == {INPUT.key: Chain(INPUT.key, rules), TO_INPUT.key: TO_INPUT}
 
 
+def test_rules_of_others_are_counted_by_their_chain_and_ours_never(variant: str) -> None:
+    restore(variant, FOREIGN)
+    driver = IptablesDriver(variant=variant)
+    suite.applied(driver, [suite.create(INPUT), suite.create(TO_INPUT)])
+    assert set(driver.list()) == {INPUT.key, TO_INPUT.key}
+    assert driver.foreign == {
+        "v4 filter FORWARD": 2,
+        "v4 filter INPUT": 3,
+        "v4 filter KUBE-SERVICES": 1,
+        "v4 mangle PREROUTING": 1,
+        "v4 nat KUBE-POSTROUTING": 1,
+        "v4 nat POSTROUTING": 2,
+        "v4 raw OUTPUT": 1,
+    }
+
+
 # --- Places of jumps --------------------------------------------------------------------------------------------------
 
 

@@ -15,8 +15,19 @@ from kuberouterpy import answers
 from kuberouterpy.cli import ipvs_rows, main, table
 from kuberouterpy.cli.ipvs_screens import top_table
 from kuberouterpy.cli.ipvsadm import Form, large, lines, merge_sorted
-from kuberouterpy.dataplane import Forward, RealServer, RealServerKey, VirtualServer, VirtualServerKey
+from kuberouterpy.dataplane import (
+    Chain,
+    ChainKey,
+    Forward,
+    RealServer,
+    RealServerKey,
+    Rule,
+    VirtualServer,
+    VirtualServerKey,
+)
+from kuberouterpy.dataplane import Table as ChainTable
 from kuberouterpy.drivers import ipvs_table
+from kuberouterpy.drivers.fake import FakeDriver
 from kuberouterpy.drivers.ipvs_table import Counters, Real, Table, Virtual
 from kuberouterpy.family import IPV4, IPV6
 from kuberouterpy.loop import Loop
@@ -64,6 +75,10 @@ def node(
     """A node: its table, and an agent's socket that answers for its loop."""
     loop = agent()
     monkeypatch.setattr(ipvs_table, "read", lambda: standing(loop))
+    fake = loop.drivers[0].driver
+    assert isinstance(fake, FakeDriver)
+    docker = ChainKey(IPV4, ChainTable.NAT, "DOCKER")
+    fake.kernel.plant(VirtualServer(ALIEN, "wlc", 1), Chain(docker, (Rule((), ("RETURN",)),) * 12))
 
     def answer(question: str, words: Mapping[str, Sequence[str]]) -> object:
         return answers.answer(loop, question, words, now=time.monotonic())
@@ -263,7 +278,7 @@ def test_a_running_agents_status_comes_from_its_socket(node: str, capsys: pytest
     assert main(["status", "--agent-socket", node]) == 0
     out = capsys.readouterr().out
     assert "proxy       ok   1 services  3 real servers (1 draining)  rr" in out
-    assert "foreign     1 virtual servers left alone: tcp 192.0.2.1:443" in out
+    assert "foreign     12 rules, 1 virtual server left alone: v4 nat DOCKER, tcp 192.0.2.1:443" in out
     assert main(["status", "--agent-socket", f"{node}.none"]) == 6
 
 

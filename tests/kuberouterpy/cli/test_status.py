@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import replace
 
-from kuberouterpy.answers import NeighborView, Overview
+from kuberouterpy.answers import ForeignView, NeighborView, Overview
 from kuberouterpy.cli import ExitCode, main
 from kuberouterpy.cli.status import healthy, lines, screen, since
 from kuberouterpy.health import pages
@@ -155,11 +155,16 @@ def overview(**more: object) -> Overview:
 def test_the_screen_has_a_line_a_controller_and_says_what_to_look_at_next() -> None:
     down = NeighborView("10.0.0.9", "worker-9", up=False, state="active hold timer expired")
     up = NeighborView("fd00::2", "worker-2", up=True, state="established")
-    out = list(screen(overview(neighbors=(down, up)), foreign="3 virtual servers left alone: tcp 192.0.2.1:443"))
+    others = (
+        ForeignView("rules", 12, ("v4 nat DOCKER", "v4 nat POSTROUTING", "v6 filter INPUT"), more=2),
+        ForeignView("virtual servers", 1, ("tcp 192.0.2.1:443",)),
+    )
+    out = list(screen(overview(neighbors=(down, up), foreign=others)))
     assert "proxy       ok   412 services  1,930 real servers (2 draining)  rr/mh" in out
     assert "firewall    ok   61 pods protected, 0 waiting for an address" in out
     assert "routing     WARN   1 of 2 neighbors up   worker-9 10.0.0.9 active hold timer expired" in out
-    assert "foreign     3 virtual servers left alone: tcp 192.0.2.1:443" in out
+    names = "v4 nat DOCKER, v4 nat POSTROUTING, v6 filter INPUT, tcp 192.0.2.1:443 ..."
+    assert f"foreign     12 rules, 1 virtual server left alone: {names}" in out
     assert out[-1] == "next        kuberouterpy explain neighbor 10.0.0.9"
     assert out[0].startswith("node        n1   agent 0.1.0   kernel ")
 
@@ -173,3 +178,5 @@ def test_problems_stand_above_what_runs_and_a_sound_node_has_no_next() -> None:
         "next        kuberouterpy doctor",
     ]
     assert not [line for line in screen(overview()) if line.startswith("next")]
+    none = (ForeignView("rules", 0, ()), ForeignView("virtual servers", 0, ()))
+    assert "foreign     nothing of others" in list(screen(overview(foreign=none)))
