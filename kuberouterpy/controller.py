@@ -21,6 +21,10 @@ class Desired(Struct, frozen=True):
     """Reasons for what is absent."""
 
 
+def _alike(owner: Owner, store: Store) -> int:
+    return 0
+
+
 class Controller(Struct, frozen=True):
     """Pure functions of facts; no controller sees a driver, a source, a clock or a sibling."""
 
@@ -35,3 +39,5 @@ class Controller(Struct, frozen=True):
     claims: Callable[[Key], bool]
     """Whether a listed object of ours is this controller's to delete when nobody wants it. A controller that is not run
     claims nothing, so its leftovers stay (as kube-router leaves them)."""
+    urgency: Callable[[Owner, Store], int] = _alike
+    """Whose objects come first inside a batch; smaller is sooner."""

@@ -180,7 +180,7 @@ class Loop:
         self.host: Host = describe(self.store, config)
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._driver_of: dict[Group, Programmed] = {}
-        self.tracker = Tracker(tuple(self._groups()))
+        self.tracker = Tracker(tuple(self._groups()), self._urgency)
         self.notes: dict[Owner, tuple[Note, ...]] = {}
         self._dirty: dict[Owner, None] = {}
         self._on_rejection = on_rejection
@@ -218,6 +218,10 @@ class Loop:
                 run.append(kind)
         if run:
             yield self._group(run, kinds)
+
+    def _urgency(self, owner: Owner) -> int:
+        controller = self.controllers.get(owner.controller)
+        return controller.urgency(owner, self.store) if controller else 0
 
     def _group(self, run: list[ObjectKind], kinds: Mapping[ObjectKind, Programmed]) -> Group:
         group = tuple(run)

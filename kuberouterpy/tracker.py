@@ -19,6 +19,7 @@ from msgspec import Struct
 from kuberouterpy.contest import Contest
 from kuberouterpy.dataplane import KIND_OF_KEY, Key, Object, ObjectKind, Op, Owner, Verb, requires
 from kuberouterpy.errors import DriverError
+from kuberouterpy.order import in_order
 
 FIRST_RETRY_S: Final = 0.5
 """Wait after a first failure; it doubles with each further one."""
@@ -68,9 +69,11 @@ class Explanation(Struct, frozen=True):
 class Tracker:
     """Desired by owner against actual."""
 
-    def __init__(self, groups: Sequence[Group]) -> None:
+    def __init__(self, groups: Sequence[Group], urgency: Callable[[Owner], int] = lambda _: 0) -> None:
+        """``urgency``: whose objects come first inside a batch; smaller is sooner."""
         self._groups: Final = tuple(groups)
         self._group_of: Final = {kind: group for group in groups for kind in group}
+        self._urgency: Final = urgency
         self._by_owner: dict[Owner, dict[Key, Object]] = {}
         self._winner: dict[Key, tuple[Owner, Object]] = {}
         self._rivals: dict[Key, dict[Owner, Object]] = {}
@@ -250,8 +253,11 @@ class Tracker:
                 ready[key] = Op(Verb.UPDATE if key in self._actual else Verb.CREATE, key, winner[1])
         if now is not None:
             self._put_off(ready)
-        order = {kind: index for index, kind in enumerate(group)}
-        return tuple(sorted(ready.values(), key=lambda op: (order[KIND_OF_KEY[type(op.key)]], op.key)))
+        return in_order(ready.values(), group, self._rank)
+
+    def _rank(self, key: Key) -> int:
+        # The most urgent of all who want it: who wants a real server wants its virtual server, which thus never comes later.
+        return min(map(self._urgency, self._rivals.get(key, (self._winner[key][0],))))
 
     def _put_off(self, ready: dict[Key, Op]) -> None:
         """Take out of ``ready`` what needs a thing that neither stands nor is among them; repeat until none is left."""

@@ -67,6 +67,8 @@ SYSCTLS: Final = (
     ("net/bridge/bridge-nf-call-ip6tables", "1", "the same for IPv6", True),
 )
 
+DNS_PORT: Final = 53
+
 FORWARDING: Final = {Family.IPV4: "net/ipv4/ip_forward", Family.IPV6: "net/ipv6/conf/all/forwarding"}
 """Only of families in use: with IPv6 forwarding a node takes no router advertisements any more."""
 
@@ -146,6 +148,18 @@ def claims(key: Key) -> bool:
             return False
 
 
+def urgency(owner: Owner, store: Store) -> int:
+    """Return how soon an owner's objects stand: what all share, the API server, DNS, then everything else."""
+    if owner.kind != "service":
+        return 0
+    if owner.name == "default/kubernetes":
+        return 1
+    namespace, _, name = owner.name.partition("/")
+    service = store.services.get(Ref(namespace, name))
+    dns = owner.name == "kube-system/kube-dns" or (service and any(one.port == DNS_PORT for one in service.ports))
+    return 2 if dns else 3
+
+
 def _base(host: Host, config: Config) -> Iterator[Object]:
     for path, value, reason, optional in SYSCTLS:
         yield Sysctl(SysctlKey(path), value, reason, optional=optional)
@@ -167,4 +181,6 @@ def _pod_mtu(store: Store, host: Host) -> int:
     return min((mtu for mtu in (host.mtu, bridge.mtu if bridge else 0) if mtu), default=0)
 
 
-CONTROLLER: Final = Controller(name=NAME, affected=affected, owners=owners, desired=desired, claims=claims)
+CONTROLLER: Final = Controller(
+    name=NAME, affected=affected, owners=owners, desired=desired, claims=claims, urgency=urgency
+)
