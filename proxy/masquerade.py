@@ -58,7 +58,8 @@ def set_name(name: str, family: Family) -> str:
     return name if family is Family.IPV4 else f"inet6:{name}"
 
 
-SETS: Final = frozenset(set_name(name, family) for name in _TYPES for family in Family)
+SETS: Final = frozenset(set_name(name, family) for name in (*_TYPES, "kube-router-local-ips") for family in Family)
+"""Ours to delete: those made here, and the one that only kube-router had use for."""
 
 
 def base(host: Host, config: Config) -> Iterator[Object]:

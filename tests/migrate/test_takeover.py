@@ -402,7 +402,7 @@ def test_no_connection_is_lost_when_the_agent_takes_kube_routers_place(world: Wo
         assert [name for name in swept if name in text] == []
         assert "-A INPUT -j MINE" in text
     sets = netns.run("ipset", "list", "-name").split()
-    assert [name for name in sets if name.endswith("KUBE-SRC-2J5BWRT4LCEDUPS4")] == []
+    assert [name for name in sets if name.endswith(("KUBE-SRC-2J5BWRT4LCEDUPS4", "kube-router-local-ips"))] == []
     agent.stop()
     for connection in connections:
         connection.close()
