@@ -41,6 +41,7 @@ from firewall.peers import (
     without_family,
 )
 from firewall.policies import Direction
+from kuberouterpy import sysctls
 from kuberouterpy.cluster import ClusterNetworkPolicy, NetworkPolicy, Pod, Ref
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller, Desired
@@ -53,11 +54,9 @@ from kuberouterpy.dataplane import (
     Object,
     Owner,
     SetKey,
-    Sysctl,
-    SysctlKey,
     Table,
 )
-from kuberouterpy.family import Family, family_of
+from kuberouterpy.family import family_of
 from kuberouterpy.host import Host
 from kuberouterpy.store import (
     PodSet,
@@ -67,12 +66,6 @@ from kuberouterpy.store import (
     pod_sets_of,
 )
 
-_BRIDGED: Final = "traffic between two pods of one bridge meets the firewall"
-_LOOSE: Final = "a connection that was cut is not taken up again from its middle"
-_SYSCTLS: Final = {
-    Family.IPV4: "net/bridge/bridge-nf-call-iptables",
-    Family.IPV6: "net/bridge/bridge-nf-call-ip6tables",
-}
 _CHAINS: Final = frozenset({chains.INPUT, chains.TO_HOST, chains.FORWARD, chains.OUTPUT, chains.ICMP, chains.UNSEEN})
 _CHAIN_PREFIXES: Final = ("KUBE-POD-FW-", "KUBE-NWPLCY-", *chains.TREES.values())
 
@@ -117,9 +110,8 @@ def desired(owner: Owner, store: Store, host: Host, config: Config) -> Desired:
 
 def _base(store: Store, host: Host, config: Config) -> Iterator[Object]:
     if config.netpol_cut_flows:
-        yield Sysctl(SysctlKey("net/netfilter/nf_conntrack_tcp_loose"), "0", _LOOSE)
-    for family in host.families:
-        yield Sysctl(SysctlKey(_SYSCTLS[family]), "1", _BRIDGED)
+        yield sysctls.TCP_LOOSE.sysctl()
+    yield from sysctls.always(NAME, host.families)
     yield from chains.base(host, config, egress_to_host=any(policy.egress for policy in store.cluster_policies))
 
 

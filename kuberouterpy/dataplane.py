@@ -77,6 +77,10 @@ class Sysctl(Struct, frozen=True):
     instead_of: str = ""
     """Written only where this value stands, every other will do; empty: whatever stands."""
 
+    def satisfied_by(self, value: str) -> bool:
+        """Return whether nothing need be written where ``value`` stands, its numbers separated by single spaces."""
+        return value == " ".join(self.value.split()) or bool(self.instead_of and value != self.instead_of)
+
 
 class FouPortKey(Struct, frozen=True, order=True):
     """A UDP port of one family."""

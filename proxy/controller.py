@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from kuberouterpy import sysctls
 from kuberouterpy.cluster import EndpointSlice, Node, Ref, Service
 from kuberouterpy.cluster import Link as LinkRecord
 from kuberouterpy.config import Config
@@ -26,11 +27,8 @@ from kuberouterpy.dataplane import (
     RouteKey,
     RoutingRuleKey,
     SetKey,
-    Sysctl,
-    SysctlKey,
     VirtualServerKey,
 )
-from kuberouterpy.family import Family
 from kuberouterpy.host import BRIDGE_LINK, DUMMY_LINK, Host
 from kuberouterpy.store import Change, Store
 from proxy import affinity, dsr, frontends, health, masquerade, origins, services
@@ -43,34 +41,7 @@ AFFINITY: Final = Owner(NAME, "affinity")
 DIRECT: Final = Owner(NAME, "dsr")
 """What Services with direct server return share: there only while one is."""
 
-# Why each setting is there; ``cleanup`` restores what stood before.
-SYSCTLS: Final = (
-    ("net/ipv4/vs/conntrack", "1", "netfilter sees proxied flows: SNAT and policy need their state", False),
-    ("net/ipv4/vs/expire_nodest_conn", "1", "a connection whose server is gone ends at once", False),
-    ("net/ipv4/vs/expire_quiescent_template", "1", "affinity does not pin clients to a draining server", False),
-    ("net/ipv4/vs/conn_reuse_mode", "1", "a client's port that comes again gets a server that lives", True),
-    (
-        "net/netfilter/nf_conntrack_tcp_be_liberal",
-        "1",
-        "a packet out of window does not reset a masqueraded client",
-        True,
-    ),
-    (
-        "net/netfilter/nf_conntrack_tcp_timeout_close_wait",
-        "3600",
-        "half-closed connections keep their masquerade",
-        True,
-    ),
-    ("net/ipv4/conf/all/arp_ignore", "1", "VIPs on the dummy link answer no ARP of others", False),
-    ("net/ipv4/conf/all/arp_announce", "2", "ARP never names a VIP as its sender", False),
-    ("net/bridge/bridge-nf-call-iptables", "1", "replies between pods of one bridge pass IPVS", True),
-    ("net/bridge/bridge-nf-call-ip6tables", "1", "the same for IPv6", True),
-)
-
 DNS_PORT: Final = 53
-
-FORWARDING: Final = {Family.IPV4: "net/ipv4/ip_forward", Family.IPV6: "net/ipv6/conf/all/forwarding"}
-"""Only of families in use: with IPv6 forwarding a node takes no router advertisements any more."""
 
 
 def owner_of(ref: Ref) -> Owner:
@@ -161,12 +132,7 @@ def urgency(owner: Owner, store: Store) -> int:
 
 
 def _base(host: Host, config: Config) -> Iterator[Object]:
-    for path, value, reason, optional in SYSCTLS:
-        yield Sysctl(SysctlKey(path), value, reason, optional=optional)
-    for family in host.families:
-        yield Sysctl(
-            SysctlKey(FORWARDING[family]), "1", "answers of endpoints pass this node, with or without its router"
-        )
+    yield from sysctls.always(NAME, host.families)
     yield Link(LinkKey(DUMMY_LINK), "dummy")
     yield from masquerade.base(host, config)
     yield from origins.base(host)

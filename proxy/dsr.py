@@ -30,6 +30,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from kuberouterpy import sysctls
 from kuberouterpy.cluster import Service
 from kuberouterpy.config import Config
 from kuberouterpy.dataplane import (
@@ -53,8 +54,6 @@ from kuberouterpy.dataplane import (
     Rule,
     Set,
     SetKey,
-    Sysctl,
-    SysctlKey,
     Table,
     VirtualServer,
 )
@@ -85,8 +84,6 @@ _HEADERS_BYTES: Final = {Family.IPV4: 60, Family.IPV6: 100}
 """The tunnel's header, the packet's own and TCP's without options: 20+20+20, 40+40+20."""
 _ERRORS: Final = marks.of_direct("icmp")
 """Mark of what no virtual server is asked for."""
-_LOOSE: Final = "answers of DSR endpoints come from an address that is routed elsewhere"
-_SLOPPY: Final = "a DSR connection may come to another node in its middle: mh finds the same endpoint there"
 
 
 def asks(service: Service) -> bool:
@@ -117,7 +114,7 @@ def shared(services: Iterable[Service], host: Host, config: Config, *, pod_mtu: 
     asking = [one for one in services if asks(one)]
     by_hash = any(one.annotations.get(_SCHEDULER, config.ipvs_scheduler) == "mh" for one in asking)
     # Without such a Service it goes back to 0, as kube-router has it.
-    yield Sysctl(SysctlKey("net/ipv4/vs/sloppy_tcp"), str(int(by_hash)), _SLOPPY, optional=True)
+    yield sysctls.SLOPPY_TCP.sysctl(value=str(int(by_hash)))
     if not asking:
         return
     for family in host.families:
@@ -125,8 +122,7 @@ def shared(services: Iterable[Service], host: Host, config: Config, *, pod_mtu: 
         yield RoutingRule(RoutingRuleKey(family, PRIORITY, fwmark=marks.DIRECT, fwmask=marks.DIRECT_MASK), TABLE)
         yield Route(RouteKey(TABLE, family.everything), (NextHop(link="lo"),), kind="local")
     for link in dict.fromkeys(("all", BRIDGE_LINK, *(subnet.link for subnet in host.subnets))):
-        path = f"net/ipv4/conf/{link}/rp_filter"
-        yield Sysctl(SysctlKey(path), "2", _LOOSE, optional=True, instead_of="1")
+        yield sysctls.REVERSE_PATH.sysctl(link=link)
 
 
 def _marking(family: Family, pod_mtu: int) -> Iterator[Object]:

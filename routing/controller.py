@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from kuberouterpy import sysctls
 from kuberouterpy.cluster import BestPath, EndpointSlice, Node, Passwords, Ref, Service
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller, Desired
@@ -25,24 +26,13 @@ from kuberouterpy.dataplane import (
     RoutePolicyKey,
     RoutingRuleKey,
     SetKey,
-    Sysctl,
-    SysctlKey,
 )
-from kuberouterpy.family import Family
 from kuberouterpy.host import TUNNEL_PREFIX, Host, addresses_of
 from kuberouterpy.store import Change, Store
 from routing import cni, egress, externals, fib, neighbors, overlay, paths, policies
 
 NAME: Final = "routing"
 BASE: Final = Owner(NAME, "base")
-
-# Path, family that needs it, why, and whether some kernels lack it.
-SYSCTLS: Final = (
-    ("net/ipv4/ip_forward", Family.IPV4, "the node routes for its pods", False),
-    ("net/ipv6/conf/all/forwarding", Family.IPV6, "the node routes for its pods", False),
-    ("net/bridge/bridge-nf-call-iptables", Family.IPV4, "packets between pods of one bridge meet policy", True),
-    ("net/bridge/bridge-nf-call-ip6tables", Family.IPV6, "packets between pods of one bridge meet policy", True),
-)
 
 
 def affected(change: Change, store: Store, host: Host, config: Config) -> Iterator[Owner]:
@@ -109,11 +99,7 @@ def claims(key: Key) -> bool:
 
 
 def _base(_: str, store: Store, host: Host, config: Config) -> Desired:
-    objects: list[Object] = [
-        Sysctl(SysctlKey(path), "1", reason, optional=optional)
-        for path, family, reason, optional in SYSCTLS
-        if family in host.families
-    ]
+    objects: list[Object] = [*sysctls.always(NAME, host.families)]
     objects += [*cni.base(host, config), *egress.base(host, config), *overlay.base(host, config)]
     speaker = neighbors.speaker(host, config)
     if speaker is None:

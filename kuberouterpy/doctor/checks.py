@@ -120,7 +120,7 @@ def sysctls(seen: Readings) -> Iterator[Finding]:
             continue  # its own check
         if value is None and not one.optional:
             yield _fail("sysctls", f"{name} does not exist: {one.reason}", "load the module it belongs to: ip_vs")
-        elif value is not None and value != one.value:
+        elif value is not None and not one.satisfied_by(value):
             text = f"{name} is {value}, not {one.value}: {one.reason}"
             mend = f"sysctl -w {name}={one.value}" + ("" if seen.agent else ", or start the agent, which sets it")
             # Without an agent nobody has set it yet; with one, somebody keeps it from being set.

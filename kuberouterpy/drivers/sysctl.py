@@ -57,7 +57,7 @@ class SysctlDriver:
                 continue
             except OSError as error:
                 raise _error("read", key.path, error) from error
-            if _satisfies(value, wanted):
+            if wanted.satisfied_by(value):
                 found[key] = wanted
             elif key in self._applied:
                 found[key] = Sysctl(key, value, wanted.reason, wanted.optional)
@@ -93,7 +93,7 @@ class SysctlDriver:
         path = wanted.key.path
         try:
             before = self._read(path)
-            if _satisfies(before, wanted):
+            if wanted.satisfied_by(before):
                 return None
             if path not in self.originals:
                 self.originals[path] = before
@@ -130,10 +130,6 @@ def _recall(memory: Path | None) -> dict[str, str]:
         return msgspec.json.decode(memory.read_bytes(), type=dict[str, str]) if memory else {}
     except (OSError, msgspec.DecodeError):
         return {}
-
-
-def _satisfies(value: str, wanted: Sysctl) -> bool:
-    return value == _words(wanted.value) or bool(wanted.instead_of and value != _words(wanted.instead_of))
 
 
 def _words(value: str) -> str:

@@ -11,6 +11,7 @@ import yaml
 
 from kuberouterpy.config import DEFAULTS
 from kuberouterpy.flags import FLAGS, Section, default_text
+from kuberouterpy.sysctls import TABLE
 from tests.documents import ROOT, commands
 
 DOCS = ROOT / "docs"
@@ -43,6 +44,36 @@ def test_the_page_of_flags_is_the_table_of_flags(request: pytest.FixtureRequest)
     if request.config.getoption("--update"):
         path.write_text(flags_page())
     assert path.read_text() == flags_page(), "run pytest tests/docs --update"
+
+
+SYSCTLS_HEAD = """# Kernel settings
+
+What the agent writes below `/proc/sys`, made from its own table by `pytest tests/docs --update`. A setting that already has its
+value is not written. `kuberouterpy doctor` compares them with the kernel, `kuberouterpy cleanup` puts back what stood before. A
+row that names IPv4 or IPv6 is for nodes with that family; *if there* means that a kernel without it is fine.
+
+| setting | value | by | why |
+|---|---|---|---|
+"""
+
+
+def sysctls_page() -> str:
+    """Return docs/sysctls.md."""
+    lines = []
+    for one in TABLE:
+        value = f"{one.value}, where it is {one.instead_of}" if one.instead_of else one.value
+        notes = [one.when, f"IPv{one.family:d}" if one.family else "", "if there" if one.optional else ""]
+        notes = [note for note in notes if note]
+        why = one.reason + (f" ({'; '.join(notes)})" if notes else "")
+        lines.append(f"| `{one.path.replace('/', '.')}` | {value} | {', '.join(one.controllers)} | {why} |\n")
+    return SYSCTLS_HEAD + "".join(lines)
+
+
+def test_the_page_of_kernel_settings_is_their_table(request: pytest.FixtureRequest) -> None:
+    path = DOCS / "sysctls.md"
+    if request.config.getoption("--update"):
+        path.write_text(sysctls_page())
+    assert path.read_text() == sysctls_page(), "run pytest tests/docs --update"
 
 
 def annotations() -> Iterator[str]:
