@@ -7,34 +7,19 @@ left out, so that a scrape always answers.
 from __future__ import annotations
 
 import os
-import re
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
-from kuberouterpy.drivers import ipvs_table
+from kuberouterpy.drivers import ipvs_table, policy_counters
+from kuberouterpy.drivers.policy_counters import Denied
 from kuberouterpy.errors import DriverError
 from kuberouterpy.family import Family
 
 _PROC: Final = Path("/proc/sys/net/netfilter")
 _CONNECTIONS: Final = Path("/proc/net/ip_vs_conn")
-_TIMEOUT_S: Final = 10.0
-_DENIED: Final = re.compile(r"^\[(\d+):(\d+)\] -A (KUBE-POD-FW-\S+) .*kr:([A-Z2-7]{8}).*-j DROP$", re.MULTILINE)
-"""A rule of a pod's chain that drops, with its counters and its id: there is one for each tier of policies."""
-
-
-class Denied(Struct, frozen=True):
-    """What one rule in the chain of a pod dropped since the chain was last written."""
-
-    family: Family
-    chain: str
-    rule: str
-    """Id of the rule."""
-    packets: int
-    bytes: int
 
 
 class Readings(Struct, frozen=True):
@@ -84,19 +69,9 @@ def _connections() -> int | None:
 
 def _denied(family: Family) -> tuple[Denied, ...]:
     try:
-        done = subprocess.run(
-            (family.save, "-c", "-t", "filter"), capture_output=True, text=True, timeout=_TIMEOUT_S, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
+        return policy_counters.read_drops(family)
+    except DriverError:
         return ()
-    return denied(done.stdout, family)
-
-
-def denied(saved: str, family: Family) -> tuple[Denied, ...]:
-    """Return the counters of the dropping rules in what ``iptables-save -c`` prints."""
-    return tuple(
-        Denied(family, chain, rule, int(packets), int(size)) for packets, size, chain, rule in _DENIED.findall(saved)
-    )
 
 
 def _number(path: Path) -> int | None:

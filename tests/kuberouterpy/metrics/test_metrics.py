@@ -25,7 +25,7 @@ from kuberouterpy.config import Config
 from kuberouterpy.dataplane import Forward, RealServerKey, VirtualServerKey
 from kuberouterpy.drivers import fake
 from kuberouterpy.drivers.ipvs_table import Counters, Real, Table, Virtual
-from kuberouterpy.drivers.readings import Denied, Readings, denied
+from kuberouterpy.drivers.readings import Readings
 from kuberouterpy.family import FAMILIES, IPV4, IPV6
 from kuberouterpy.labels import EVERYTHING, PodSelector
 from kuberouterpy.loop import Loop, Programmed
@@ -180,23 +180,6 @@ def test_only_the_configured_path_has_metrics(loop: Loop) -> None:
     found = scraper.page("/metrics")
     assert found is not None
     assert found.type == "text/plain; version=0.0.4; charset=utf-8"
-
-
-def test_drops_are_read_from_what_iptables_save_counts() -> None:
-    saved = """*filter
-:KUBE-POD-FW-AAAA - [0:0]
-[5:300] -A KUBE-POD-FW-AAAA -m mark --mark 0x10000/0x10000 -m comment --comment "x" -j RETURN
-[7:420] -A KUBE-POD-FW-AAAA -m limit --limit 10/sec -j NFLOG --nflog-prefix "in:default/web:p" --nflog-group 100
-[9:540] -A KUBE-POD-FW-AAAA -m comment --comment "kr:IDIDIDID ingress of default/web denied by p" -j DROP
-[2:120] -A KUBE-POD-FW-AAAA -m mark --mark 0x1/0x1 -m comment --comment "kr:JDJDJDJD ingress of default/web" -j DROP
-[1:1] -A INPUT -j DROP
-COMMIT
-"""
-    for family in FAMILIES:
-        assert denied(saved, family) == (
-            Denied(family, "KUBE-POD-FW-AAAA", "IDIDIDID", 9, 540),
-            Denied(family, "KUBE-POD-FW-AAAA", "JDJDJDJD", 2, 120),
-        )
 
 
 def test_a_pod_that_two_tiers_deny_has_a_series_for_each() -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from kuberouterpy.config import Config
 from kuberouterpy.dataplane import Chain, ChainKey, Table
-from kuberouterpy.drivers.readings import Denied
+from kuberouterpy.drivers.policy_counters import Denied
 from kuberouterpy.exposition import Distribution, Metric
 from kuberouterpy.family import FAMILIES
 from kuberouterpy.metrics import Denier, Names, Place, Scrape, metrics
