@@ -58,6 +58,8 @@ def test_a_policy_with_an_invalid_field_isolates_whom_it_selects_and_nobody_else
     assert decoded.record is None
     assert decoded.problems
     assert decoded.isolating is not None
+    assert decoded.rejection is not None, "whoever wrote it is told by an Event"
+    assert (decoded.rejection.kind, decoded.rejection.uid) == (NetworkPolicy, "u")
     assert arrives(TO_A, decoded.isolating) == {False}
     assert arrives(TO_B, decoded.isolating) == {True}
 
@@ -122,6 +124,8 @@ def test_what_a_cluster_policy_cannot_say_denies_and_never_accepts(tier: str) ->
         assert decoded.problems
         assert isinstance(decoded.record, ClusterNetworkPolicy)
         assert decoded.record.ref == Ref("", "newer")
+        assert decoded.rejection is not None, "whoever wrote it is told by an Event"
+        assert (decoded.rejection.kind, decoded.rejection.uid) == (ClusterNetworkPolicy, "u")
         return decoded.record
 
     unknown = [{"services": {"name": "web"}}]

@@ -16,7 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from typing import Any
 
@@ -276,6 +276,27 @@ def test_the_kernel_takes_addresses_as_we_write_them() -> None:
     agent = Agent()
     agent.program((*_one_of_each(),))
     assert agent.drift() == []
+
+
+def test_fragments_are_judged_by_the_port_of_the_whole() -> None:
+    """Only the first of them has a port; conntrack puts them together before any rule looks."""
+    from kuberouterpy.cluster import PolicyPort, PolicyRule
+    from kuberouterpy.labels import EVERYTHING
+    from kuberouterpy.protocol import Protocol
+    from tests.firewall.world import namespace, pod, policy
+
+    network, agent = Network(), Agent()
+    only_443 = policy("x/p", EVERYTHING, ingress=(PolicyRule((), (PolicyPort(Protocol.UDP, 443),)),))
+    agent.program((namespace("x"), *(pod(f"x/{name}", addresses=PLACES[name]) for name in ("a", "b")), only_443))
+    answered = set()
+    for version, port in itertools.product((0, 1), (443, 80)):
+        with network._inside("b"), _socket(PLACES["b"][version], "udp") as one:
+            one.settimeout(_WAIT_S)
+            one.sendto(bytes(5000), (PLACES["a"][version], port))
+            with suppress(TimeoutError):
+                one.recv(100)
+                answered.add((version, port))
+    assert answered == {(0, 443), (1, 443)}
 
 
 def _one_of_each() -> Iterator[Record]:

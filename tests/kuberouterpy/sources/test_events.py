@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kuberouterpy.cluster import Kind, NetworkPolicy, Node, Pod, Ref, Rejection, Service
+from kuberouterpy.cluster import ClusterNetworkPolicy, Kind, NetworkPolicy, Node, Pod, Ref, Rejection, Service
 from kuberouterpy.errors import SourceError
 from kuberouterpy.sources.events import EventRecorder, Occurrence, Reporter, name_of
 from kuberouterpy.sources.transport import ApiError, Reply
@@ -78,6 +78,7 @@ def test_an_event_names_its_object(world: World) -> None:
     [
         (Node, Ref("", "n1"), "v1", "default", "n1"),
         (NetworkPolicy, Ref("a", "p"), "networking.k8s.io/v1", "a", "u"),
+        (ClusterNetworkPolicy, Ref("", "p"), "policy.networking.k8s.io/v1alpha2", "default", "u"),
     ],
 )
 def test_events_of_each_kind_stand_where_kubectl_looks(
