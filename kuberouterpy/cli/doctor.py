@@ -74,7 +74,7 @@ def lines(found: Iterable[Finding]) -> Iterator[str]:
         if one.mend:
             yield from _broken(f"{'':<{_GRADE}}{'':<{_CHECK - 6}}mend: ", one.mend, columns)
     fine = "nothing keeps the agent from working" if not counts["FAIL"] else f"{counts['FAIL']} to mend"
-    yield from _broken("", f"{fine}; {counts['WARN']} warnings, {counts['OK']} checks are fine", columns)
+    yield from _broken("", f"{fine}; warnings: {counts['WARN']}, fine: {counts['OK']}", columns)
 
 
 def _broken(head: str, text: str, columns: int) -> Iterator[str]:

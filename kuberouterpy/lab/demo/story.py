@@ -31,7 +31,7 @@ TRY: Final = (
     "kuberouterpy lab shell                                    a cluster like this one, for you",
     "kubectl get pods -A -o wide                               inside: real kubectl, real objects",
     "kuberouterpy lab exec node/node-1 -- ipvsadm -Ln          what the agent programmed",
-    "kuberouterpy lab exec node/node-1 -- kuberouterpy status  how it is",
+    "kuberouterpy lab exec node/node-1 -- kuberouterpy status  how it is; or plan, explain, trace, doctor",
     "kuberouterpy lab run --apply your.yaml -- ./check.sh      your objects, your checks, an exit code",
 )
 
@@ -63,6 +63,7 @@ class Story:
             ("IPVS of node-1 has a virtual server with six real servers", self._ipvs),
             ("BGP: every node is a neighbor of every other, pod routes are in the kernel", self._bgp),
             ("a NetworkPolicy: the stranger is refused, the friend is let in", self._policy),
+            ("the agent says why: where the stranger's packet ends, and that nothing is left to do", self._why),
             ("an endpoint is killed: no node uses it any more", self._kill),
             ("everything is deleted: every node's kernel is as it was before", self._delete),
         )
@@ -193,6 +194,20 @@ class Story:
                 raise Broken(f"the friend was refused by {address}")
             lines.append(f"friend   -> {address}: let in")
         return lines
+
+    def _why(self) -> Lines:
+        _settled("agents")
+        stranger = _kubectl_json("get", "pod", "stranger", "-n", "demo")[0]
+        place = f"node/{stranger['spec']['nodeName']}"
+        words = ("trace", "pod/demo/stranger", "service/demo/web", "--family", "4")
+        told = self._run(_LAB, place, "--", "kuberouterpy", *words).splitlines()
+        if not told or not told[0].startswith("DENIED"):
+            raise Broken("\n".join(["the trace should end in the policy", *told]))
+        plan = self._run(_LAB, place, "--", "kuberouterpy", "plan").splitlines()
+        if not plan or not plan[0].startswith("nothing to do"):
+            raise Broken("\n".join(["the kernel should be as wanted", *plan]))
+        hops = [line.strip() for line in told if re.match(r" +(\d|=>)", line)]
+        return [told[0], *(f"  {hop}" for hop in hops), *plan]
 
     def _kill(self) -> Lines:
         name, pod = next((name, pod) for name, pod in sorted(self._pods.items()))
