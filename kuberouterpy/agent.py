@@ -301,7 +301,7 @@ class Agent:
         if "proxy" in names:
             yield Programmed(IpvsDriver(lambda key: is_ours(self.loop, key)), period_s=config.ipvs_sync_period_s)
             # In a lane: a runtime that hangs must not delay the kernel.
-            pods = PodsDriver(Runtime(config.runtime_endpoint))
+            pods = PodsDriver(Runtime(config.runtime_endpoint), Path(config.sysctl_root))
             yield Programmed(pods, period_s=config.ipvs_sync_period_s, lane=Lane(pods, self._put))
             yield Programmed(ConntrackDriver(), period_s=config.ipvs_sync_period_s)
             yield Programmed(HealthDriver(self._well), period_s=config.ipvs_sync_period_s)

@@ -155,7 +155,7 @@ def _drivers(config: Config, *, bridge: bool) -> Iterator[tuple[str, Driver]]:
     yield "gobgp", GobgpDriver(config.gobgp_socket, lost=lambda: None)
     yield "routes", RoutesDriver()
     yield "ipvs", IpvsDriver(_judge(config))
-    yield "pods", PodsDriver(Runtime(config.runtime_endpoint))
+    yield "pods", PodsDriver(Runtime(config.runtime_endpoint), Path(config.sysctl_root))
     links = LinksDriver()
     if bridge:
         links.expect((Link(LinkKey(BRIDGE_LINK), "bridge"),))

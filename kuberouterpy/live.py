@@ -6,6 +6,8 @@ without.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from kuberouterpy.config import Config
 from kuberouterpy.cri.client import Runtime
 from kuberouterpy.drivers import Driver
@@ -37,7 +39,10 @@ def build(config: Config, facts: Facts) -> PlanningLoop:
         IptablesDriver(config.families),
     ]
     if config.run_service_proxy:
-        drivers += [IpvsDriver(lambda key: is_ours(loops[0], key)), PodsDriver(Runtime(config.runtime_endpoint))]
+        drivers += [
+            IpvsDriver(lambda key: is_ours(loops[0], key)),
+            PodsDriver(Runtime(config.runtime_endpoint), Path(config.sysctl_root)),
+        ]
     if config.run_service_proxy or config.run_router:
         drivers.append(RoutesDriver())
     if config.run_router:

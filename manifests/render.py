@@ -40,7 +40,15 @@ _FLAG_FORMS: Final = {
     "DURATION": {"pattern": r"^(0|([0-9.]+(ns|us|µs|ms|s|m|h))+)$"},
 }
 _ELSEWHERE: Final = frozenset(
-    {"run-service-proxy", "run-router", "run-firewall", "run-loadbalancer", "gobgp-socket", "sysctl-root"}
+    {
+        "run-service-proxy",
+        "run-router",
+        "run-firewall",
+        "run-loadbalancer",
+        "gobgp-socket",
+        "sysctl-root",
+        "runtime-endpoint",
+    }
 )
 """Flags that the chart itself gives."""
 

@@ -80,7 +80,9 @@ class Runtime:
             if os.path.exists(path):
                 return path
         looked = " nor ".join(paths)
-        raise CriError(f"no container runtime on {looked}; mount its socket, or name another with --runtime-endpoint")
+        raise CriError(
+            f"no container runtime on {looked}; set dsr.enabled in the chart, or name its socket with --runtime-endpoint"
+        )
 
     def _ask(self, channel: grpc.Channel) -> dict[str, Sequence[str]]:
         ready = pb.PodSandboxFilter(state=pb.PodSandboxStateValue(state=0))

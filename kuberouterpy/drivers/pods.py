@@ -53,7 +53,11 @@ Outcome = tuple[Op, DriverError | None]
 NAMES: Final = {Family.IPV4: "kube-tunnel-if", Family.IPV6: "kube-tunnel-v6"}
 _KINDS: Final = {Family.IPV4: "ipip", Family.IPV6: "ip6tnl"}
 _MODULES: Final = {Family.IPV4: "ipip", Family.IPV6: "ip6_tunnel"}
-_SYSCTLS: Final = Path("/proc/sys/net/ipv4/conf")
+_MENDS: Final = {
+    errno.EPERM: "; add the capability SYS_ADMIN",
+    errno.EROFS: "; name a writable place with --sysctl-root",
+}
+"""What lets the agent into a pod; in the chart all comes with ``dsr.enabled``."""
 
 
 class Runtime(Protocol):
@@ -83,8 +87,10 @@ class PodsDriver:
     name = "pods"
     kinds: tuple[ObjectKind, ...] = (PodTunnel,)
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, sysctls: Path = Path("/proc/sys")) -> None:
+        """``sysctls``: where /proc/sys can be written; its ``net`` is that of the namespace of whoever opens it."""
         self._runtime = runtime
+        self._filters = sysctls / "net/ipv4/conf"
         self._answered = False
         self._wanted: frozenset[Key] = frozenset()
 
@@ -106,7 +112,7 @@ class PodsDriver:
         self._answered = True
         found: dict[Key, Object] = {}
         for path in dict.fromkeys(filter(None, map(_present, namespaces.values()))):
-            for tunnel in _tunnels(path, self._wanted):
+            for tunnel in _tunnels(path, self._wanted, self._filters):
                 found[tunnel.key] = tunnel
         return found
 
@@ -118,7 +124,7 @@ class PodsDriver:
             yield from ((op, DriverError(f"{_attempted(op)}: {error}", errno.ENOTCONN)) for op in ops)
             return
         for pod, some in groupby(ops, lambda op: _key(op).pod):
-            yield from _visit(pod, [*some], _present(namespaces.get(pod, ())))
+            yield from _visit(pod, [*some], _present(namespaces.get(pod, ())), self._filters)
 
 
 def _present(paths: Iterable[str]) -> str:
@@ -134,14 +140,14 @@ def _present(paths: Iterable[str]) -> str:
     return ""
 
 
-def _visit(pod: str, ops: Sequence[Op], path: str) -> Sequence[Outcome]:
+def _visit(pod: str, ops: Sequence[Op], path: str, filters: Path) -> Sequence[Outcome]:
     if not path:
         return [(op, _missing(op)) for op in ops]
     try:
-        return within(path, lambda: _carry_out(pod, ops))
+        return within(path, lambda: _carry_out(pod, ops, filters))
     except OSError as error:
         number = error.errno or errno.EIO
-        reason = f"in network namespace {path}: {os.strerror(number).lower()}"
+        reason = f"in network namespace {path}: {os.strerror(number).lower()}{_MENDS.get(number, '')}"
         return [(op, DriverError(f"{_attempted(op)}: {reason}", number)) for op in ops]
 
 
@@ -152,9 +158,9 @@ def _missing(op: Op) -> DriverError | None:
     return DriverError(f"{_attempted(op)}: {reason}; run with hostPID, or mount /run/netns", errno.ENOENT)
 
 
-def _tunnels(path: str, wanted: Collection[Key]) -> Iterator[PodTunnel]:
+def _tunnels(path: str, wanted: Collection[Key], filters: Path) -> Iterator[PodTunnel]:
     try:
-        seen = within(path, look)
+        seen = within(path, lambda: look(filters))
     except OSError:  # it went in this moment
         return
     for family, pod in seen.tunnels.items():
@@ -167,7 +173,7 @@ def _tunnels(path: str, wanted: Collection[Key]) -> Iterator[PodTunnel]:
 # --- in the pod's namespace -------------------------------------------------------------------------------------------
 
 
-def look() -> Seen:
+def look(filters: Path) -> Seen:
     """Return what the namespace of this thread holds. Errors: OSError."""
     with closing(Netlink(ROUTE)) as netlink:
         links = [*map(wire.decode_link, netlink.dump(Message(wire.GET_LINK, 0, wire.get_links())))]
@@ -184,13 +190,13 @@ def look() -> Seen:
             vips[family_of(one.address)].add(one.address)
         else:
             others[one.address] = names.get(one.ifindex, "")
-    filtered = Family.IPV4 in tunnels and any(map(_filters, ("all", NAMES[Family.IPV4])))
+    filtered = Family.IPV4 in tunnels and any(_filters(filters / link) for link in ("all", NAMES[Family.IPV4]))
     return Seen(tunnels, vips, others, all(link.up for link in ours.values()) and not filtered)
 
 
-def _carry_out(pod: str, ops: Sequence[Op]) -> Sequence[Outcome]:
+def _carry_out(pod: str, ops: Sequence[Op], filters: Path) -> Sequence[Outcome]:
     """Carry out the operations on one pod, in its namespace. Errors: OSError."""
-    seen = look()
+    seen = look(filters)
     if pod not in seen.links:
         wrong = "the network namespace that the runtime names does not hold its address; run the agent with hostPID"
         return [(op, DriverError(f"{_attempted(op)}: {wrong}", errno.ENXIO)) for op in ops]
@@ -200,10 +206,10 @@ def _carry_out(pod: str, ops: Sequence[Op]) -> Sequence[Outcome]:
             if error := _open(links, pod, family):
                 return [(op, DriverError(f"{_attempted(op)}: {error}", error.errno)) for op in ops]
             for link in ("all", NAMES[family], seen.links[pod]) if family is Family.IPV4 else ():
-                if _filters(link):
-                    _filter(link).write_text("0")
+                if _filters(filters / link):
+                    (filters / link / "rp_filter").write_text("0")
         outcomes = [(op, _hold(links, op)) for op in ops]
-        if not look().vips[family]:
+        if not look(filters).vips[family]:
             gone = _apply(links, Op(Verb.DELETE, LinkKey(NAMES[family]), None))
             outcomes = [(op, error or gone) for op, error in outcomes]
         return outcomes
@@ -231,13 +237,9 @@ def _apply(links: LinksDriver, op: Op) -> DriverError | None:
     return next((error for _, error in links.apply([op])), None)
 
 
-def _filters(link: str) -> bool:
+def _filters(link: Path) -> bool:
     """Return whether reverse paths are filtered; the larger of ``all`` and the link's own counts."""
-    return _filter(link).read_text().strip() != "0"
-
-
-def _filter(link: str) -> Path:
-    return _SYSCTLS / link / "rp_filter"
+    return (link / "rp_filter").read_text().strip() != "0"
 
 
 def _key(op: Op) -> PodTunnelKey:

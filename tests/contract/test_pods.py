@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from kuberouterpy.drivers.pods import PodsDriver
 from kuberouterpy.errors import DriverError
 from kuberouterpy.lab.kubelet import netns as namespaces
 from tests.contract import suite
+from tests.documents import ROOT
 
 # ipip and ip6_tunnel are modules that many host kernels do not have.
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("netns")]
@@ -126,6 +129,31 @@ def test_a_pod_takes_what_comes_by_the_tunnel_and_may_answer_by_eth0(runtime: Ru
     with namespaces.entered(path("one")):
         for link in ("all", "eth0", "kube-tunnel-if"):
             assert Path(f"/proc/sys/net/ipv4/conf/{link}/rp_filter").read_text() == "0\n"
+
+
+@pytest.mark.parametrize(("also", "said"), [("+sys_admin", "None"), ("-sys_admin", "add the capability SYS_ADMIN")])
+def test_the_rights_of_the_chart_are_enough_and_needed(runtime: Runtime, also: str, said: str) -> None:
+    """As in the agent's container: /proc/sys read-only, the host's ``net`` of it mounted elsewhere."""
+    mounts = "mkdir -p /tmp/sys/net && mount --bind /proc/sys/net /tmp/sys/net && mount -o bind,ro /proc/sys /proc/sys"
+    rights = f"--no-new-privs --bounding-set=-all,+net_admin,+net_raw,{also}"
+    words = [shutil.which("unshare") or "", "--mount", "sh", "-ec"]
+    text = f"{mounts} && mount -o remount,bind,ro /proc/sys && exec setpriv {rights} {sys.executable} -c '{_PROGRAM}'"
+    done = subprocess.run([*words, text], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    assert ("one kube-tunnel-if 203.0.113.7/32" in outside()) is (said == "None")
+
+
+_PROGRAM = f"""
+from pathlib import Path
+from types import SimpleNamespace
+from kuberouterpy.dataplane import Op, PodTunnel, PodTunnelKey, Verb
+from kuberouterpy.drivers.pods import PodsDriver
+runtime = SimpleNamespace(namespaces=lambda: {{"10.1.3.4": ["{path("one")}"]}})
+one = PodTunnel(PodTunnelKey("10.1.3.4", "203.0.113.7"))
+[(_, error)] = PodsDriver(runtime, Path("/tmp/sys")).apply([Op(Verb.CREATE, one.key, one)])
+print(error)
+"""
 
 
 def test_a_tunnel_that_is_down_or_filtered_is_made_again(runtime: Runtime) -> None:

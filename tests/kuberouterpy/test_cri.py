@@ -45,7 +45,7 @@ def test_every_address_of_a_pod_leads_to_its_namespace(socket: str, pods: list[P
 
 
 def test_a_runtime_that_is_not_there_is_named_with_the_mend(tmp_path: Path) -> None:
-    with pytest.raises(CriError, match=r"no container runtime on .*/none.sock; mount its socket, or name another"):
+    with pytest.raises(CriError, match=r"no container runtime on .*/none.sock; set dsr.enabled in the chart, or name"):
         Runtime(f"{tmp_path}/none.sock").namespaces()
 
 

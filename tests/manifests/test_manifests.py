@@ -41,6 +41,12 @@ def agent(variant: str) -> dict[str, Any]:
     return container
 
 
+def flags_of(container: dict[str, Any]) -> dict[str, str]:
+    command, *flags = container["args"]
+    assert command == "run"
+    return {name: value for name, _, value in (one.removeprefix("--").partition("=") for one in flags)}
+
+
 def tool(name: str) -> str:
     path = shutil.which(name)
     if path is None:
@@ -104,10 +110,7 @@ def test_the_schema_refuses_what_the_chart_does_not_know() -> None:
 
 @VARIANTS
 def test_the_agent_understands_the_arguments_of_its_container(variant: str) -> None:
-    command, *flags = agent(variant)["args"]
-    assert command == "run"
-    pairs = [one.removeprefix("--").partition("=") for one in flags]
-    config = parse({name: value for name, _, value in pairs}, hostname="n")
+    config = parse(flags_of(agent(variant)), hostname="n")
     wanted = {name: variant in {"all", name} for name in ("proxy", "router", "firewall")}
     assert wanted == {
         "proxy": config.run_service_proxy,
@@ -132,6 +135,32 @@ def test_nothing_runs_with_more_than_it_names(variant: str) -> None:
         rights[container["name"]] = context["capabilities"]["add"]
     gobgpd = {"gobgpd": ["NET_BIND_SERVICE"]} if variant in {"all", "router"} else {}
     assert rights == {"prepare": ["SYS_MODULE"], "agent": ["NET_ADMIN", "NET_RAW"], **gobgpd}
+
+
+def test_direct_server_return_adds_what_it_needs_and_nothing_else() -> None:
+    values = render.values()
+    plain = yaml.safe_load(render.template("daemonset", values))
+    values["dsr"] = {"enabled": True, "socket": "/run/crio/crio.sock"}
+    found = yaml.safe_load(render.template("daemonset", values))
+    pod = found["spec"]["template"]["spec"]
+    container = next(one for one in pod["containers"] if one["name"] == "agent")
+    assert parse(flags_of(container), hostname="n").runtime_endpoint == "unix:///run/cri.sock"
+    container["args"].remove("--runtime-endpoint=unix:///run/cri.sock")
+    container["securityContext"]["capabilities"]["add"].remove("SYS_ADMIN")
+    mounts = container["volumeMounts"]
+    added = [one for one in mounts if one["name"] in {"cri", "netns"}]
+    assert added == [
+        {"name": "cri", "mountPath": "/run/cri.sock"},
+        {"name": "netns", "mountPath": "/run/netns", "mountPropagation": "HostToContainer"},
+    ]
+    container["volumeMounts"] = [one for one in mounts if one not in added]
+    volumes = [one for one in pod["volumes"] if one["name"] in {"cri", "netns"}]
+    assert volumes == [
+        {"name": "cri", "hostPath": {"path": "/run/crio/crio.sock", "type": "Socket"}},
+        {"name": "netns", "hostPath": {"path": "/run/netns", "type": "DirectoryOrCreate"}},
+    ]
+    pod["volumes"] = [one for one in pod["volumes"] if one not in volumes]
+    assert found == plain
 
 
 @VARIANTS
