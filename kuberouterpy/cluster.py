@@ -223,7 +223,7 @@ class NodeAddress(Struct, frozen=True):
 
 
 class Node(Struct, frozen=True):
-    """A node. Conditions and heartbeats never get here."""
+    """A node. Heartbeats and conditions never get here, but for what an earlier agent of ours noted there."""
 
     ref: Ref
     """``Ref("", name)``."""
@@ -247,6 +247,8 @@ class Node(Struct, frozen=True):
     """Has a deletionTimestamp."""
     uid: str = ""
     """metadata.uid, for Events."""
+    draining_since: float = 0.0
+    """Unix time at which an agent of this node began to leave and was not done yet, as its condition says; 0 for none."""
 
 
 # --- NetworkPolicies --------------------------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ class Loop:
     ) -> None:
         """``on_note`` hears each note that a person must know, once when it appears and again when it changes; ``on_trouble``
         what concerns this node, as reason and message; ``on_status`` the status after every step, quickly, on the loop's
-        thread. ``wall`` tells Unix time, which only figures are made of."""
+        thread. ``wall`` tells Unix time, for figures and for the rest of a drain that an agent before this one began."""
         self.config = config
         self.controllers = {controller.name: controller for controller in controllers}
         self.drivers = tuple(drivers)
@@ -379,7 +379,7 @@ class Loop:
 
     def _describe_host(self, now: float) -> None:
         self._host_dirty = False
-        stage = self._departure.advance(self.store.nodes.get(Ref("", self.config.node_name)), now)
+        stage = self._departure.advance(self.store.nodes.get(Ref("", self.config.node_name)), now, self._wall())
         host = replace(describe(self.store, self.config), missing_modules=self._missing_modules, drain=stage)
         if host != self.host:
             self.host = host

@@ -408,8 +408,9 @@ class Steady:
 
         self.lost: list[str] = []
         self.asked = 0
+        self.answered: Counter[tuple[str, int]] = Counter()
+        self.targets = targets
         self._place = place
-        self._targets = targets
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -421,14 +422,19 @@ class Steady:
         self._stop.set()
         self._thread.join()
 
+    def answered_since(self, before: Counter[tuple[str, int]]) -> None:
+        """Assert that every target has answered a new connection since then."""
+        assert all(self.answered[one] > before[one] for one in self.targets), (before, self.answered, self.lost)
+
     def _run(self) -> None:
-        for address, port in itertools.cycle(self._targets):
+        for address, port in itertools.cycle(self.targets):
             if self._stop.wait(0.02):
                 return
             began = time.monotonic()
             try:
                 with self._place.connect(address, port, timeout_s=5) as sock:
                     say(sock)
+                self.answered[address, port] += 1
             except OSError as error:
                 took = time.monotonic() - began
                 self.lost.append(f"{address} port {port} at {time.strftime('%H:%M:%S')} after {took:.1f} s: {error!r}")

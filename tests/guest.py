@@ -114,6 +114,31 @@ def _run_claimed(session: pytest.Session, folder: Path) -> bool:
     return True
 
 
+def replayed(config: pytest.Config, told: dict[str, Any]) -> pytest.TestReport:
+    """Return the report that a guest told, with the tuples that JSON turned into lists: pytest's summary insists on them."""
+    report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=told)
+    if isinstance(report.longrepr, list):  # where a skip was said, and why
+        report.longrepr = tuple(report.longrepr)
+    report.user_properties = [(name, value) for name, value in report.user_properties]
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests measured: their properties ``figure``, whether they passed or not."""
+    reports = [one for name in ("passed", "failed") for one in terminalreporter.stats.get(name, ())]
+    lines = [f"{one.nodeid.rpartition('::')[2]}: {value}" for one in reports for value in _figures(one)]
+    if lines and not INSIDE:
+        terminalreporter.section("figures")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+def _figures(report: pytest.TestReport) -> list[object]:
+    if report.when != "call":  # properties stand in the reports of every later phase too
+        return []
+    return [value for name, value in report.user_properties if name == "figure"]
+
+
 class _Recorder:
     """Writes reports one by one, so that a guest that dies has told all it knew."""
 
@@ -167,7 +192,7 @@ class _Player:
 
     def _tend(self) -> None:
         for told in self._guests.tend():
-            report = self._config.hook.pytest_report_from_serializable(config=self._config, data=told)
+            report = replayed(self._config, told)
             self._told.setdefault(report.nodeid, []).append(report)
 
     def _orders(self, options: LabOptions | None, items: list[pytest.Item]) -> Iterator[Order]:

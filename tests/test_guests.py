@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kuberouterpy.lab.engine.plan import GuestPlan
+from tests.guest import replayed
 from tests.guests import Guest, Order, claim, room
 
 PLAN = GuestPlan(command=(), directory="", environment={}, engine="", results="")
@@ -56,3 +58,13 @@ def test_a_guest_that_was_never_booted_leaves_nothing(guest: Guest) -> None:
 
 def test_there_is_always_room_for_one() -> None:
     assert room() >= 1
+
+
+def test_a_skip_and_a_figure_survive_the_way_from_the_guest(pytestconfig: pytest.Config) -> None:
+    where = ("tests/test_a.py", 3, "Skipped: no vxlan here")
+    for outcome, longrepr in (("skipped", where), ("passed", None)):
+        report = pytest.TestReport("tests/test_a.py::test_one", where, {}, outcome, longrepr, "call")  # type: ignore[arg-type]
+        report.user_properties = [("figure", "12 asked, none lost")]
+        told = pytestconfig.hook.pytest_report_to_serializable(config=pytestconfig, report=report)
+        found = replayed(pytestconfig, json.loads(json.dumps(told, default=str)))
+        assert (found.outcome, found.longrepr, found.user_properties) == (outcome, longrepr, report.user_properties)

@@ -5,7 +5,8 @@ node until somebody says so). It is never set True: an agent that cannot judge w
 ``kube-router.io/Drained`` is True once a draining node has withdrawn its VIPs: a script may wait for it with ``kubectl wait``.
 
 Conditions are state, not news: the last word counts, and it is tried until it is written. What already stands is not written
-again. Needs the right to get nodes and to patch ``nodes/status``.
+again, so the time of ``Draining`` outlives a restart of the agent, which waits on from there. Needs the right to get nodes and
+to patch ``nodes/status``.
 """
 
 from __future__ import annotations
@@ -19,14 +20,13 @@ import msgspec
 from msgspec import Struct
 
 from kuberouterpy.cluster import Node, Ref
-from kuberouterpy.drain import Drain
+from kuberouterpy.drain import DRAINED, DRAINING, Drain
 from kuberouterpy.errors import SourceError
 from kuberouterpy.sources.events import EventType, Occurrence
 from kuberouterpy.sources.transport import Query, Reply
 from kuberouterpy.status import Status
 
 NETWORK: Final = "NetworkUnavailable"
-DRAINED: Final = "kube-router.io/Drained"
 _STRATEGIC: Final = "application/strategic-merge-patch+json"
 """Lists are merged by key: conditions of others stay."""
 _BACKOFF_S: Final = (1.0, 60.0)
@@ -164,7 +164,7 @@ def _missing(wanted: dict[str, Condition], found: dict[str, Condition]) -> Itera
 _TURNS: Final[dict[str, tuple[str, str]]] = {
     Drain.SERVING: ("Serving", "this node announces its VIPs"),
     Drain.LEAVING: (
-        "Draining",
+        DRAINING,
         "neighbors were told by GRACEFUL_SHUTDOWN (RFC 8326); VIPs are withdrawn after --drain-wait",
     ),
     Drain.GONE: ("Drained", "VIPs are withdrawn; pods keep their routes"),

@@ -284,10 +284,19 @@ class NodeAddress(Wire):
     address: str
 
 
+class NodeCondition(Wire):
+    """status.conditions[]"""
+
+    type: str
+    reason: str | None = None
+    last_transition_time: str | None = None
+
+
 class NodeStatus(Wire):
     """status of a Node"""
 
     addresses: list[NodeAddress] | None = None
+    conditions: list[NodeCondition] | None = None
 
 
 class Node(Wire):

@@ -20,6 +20,7 @@ ADDRESSES = (NodeAddress("InternalIP", "10.0.0.1"), NodeAddress("InternalIP", "f
 NODE = Node(Ref("", "node-1"), ADDRESSES, ("10.1.4.0/24", "fd00:1:4::/64"))
 WEB = Service(Ref("default", "web"), ServiceType.CLUSTER_IP, ("10.96.0.10", "fd00:96::10"))
 PODS = {"10.1.4.0/24", "fd00:1:4::/64"}
+WALL = 1_700_000_000.0
 VIPS = {"10.96.0.10/32", "fd00:96::10/128"}
 CONFIG = Config(
     node_name="node-1",
@@ -56,19 +57,41 @@ def test_what_asks_a_node_to_leave(fields: dict[str, object], asked: bool) -> No
 def test_a_node_that_was_cordoned_before_the_agent_started_is_gone_already() -> None:
     """A reboot under a cordon must not announce VIPs for a moment."""
     departure = Departure(20.0)
-    assert departure.advance(None, 0.0) is Drain.SERVING
-    assert departure.advance(node(unschedulable=True), 1.0) is Drain.GONE
-    assert departure.advance(node(), 2.0) is Drain.SERVING
-    assert departure.advance(node(unschedulable=True), 3.0) is Drain.LEAVING
+    assert departure.advance(None, 0.0, 0.0) is Drain.SERVING
+    assert departure.advance(node(unschedulable=True), 1.0, 1.0) is Drain.GONE
+    assert departure.advance(node(), 2.0, 2.0) is Drain.SERVING
+    assert departure.advance(node(unschedulable=True), 3.0, 3.0) is Drain.LEAVING
+    assert departure.deadline() == 23.0
+
+
+@given(st.floats(0, 60), st.floats(-1e6, 1e6))
+def test_a_restart_during_the_wait_goes_on_from_where_it_began(after_s: float, jump_s: float) -> None:
+    """Whatever the clock does meanwhile, the rest is between nothing and a whole wait."""
+    began = 1e9
+    leaving = node(unschedulable=True, draining_since=began)
+    departure = Departure(20.0)
+    stage = departure.advance(leaving, 5.0, began + after_s)
+    assert stage is (Drain.LEAVING if began + after_s < began + 20.0 else Drain.GONE)
+    if stage is Drain.LEAVING:
+        assert departure.deadline() == pytest.approx(5.0 + 20.0 - after_s)
+    departure = Departure(20.0)
+    departure.advance(leaving, 5.0, began + jump_s)
+    assert (departure.deadline() or 5.0) <= 25.0
+
+
+def test_what_an_earlier_drain_left_on_the_node_hinders_no_later_one() -> None:
+    departure = Departure(20.0)
+    assert departure.advance(node(draining_since=1e9), 0.0, 1e9 + 1.0) is Drain.SERVING
+    assert departure.advance(node(draining_since=1e9, unschedulable=True), 3.0, 1e9 + 4.0) is Drain.LEAVING
     assert departure.deadline() == 23.0
 
 
 def test_a_node_that_cannot_be_read_goes_on_leaving() -> None:
     departure = Departure(20.0)
-    departure.advance(node(), 0.0)
-    assert departure.advance(node(deleting=True), 1.0) is Drain.LEAVING
-    assert departure.advance(None, 20.9) is Drain.LEAVING
-    assert departure.advance(None, 21.0) is Drain.GONE
+    departure.advance(node(), 0.0, 0.0)
+    assert departure.advance(node(deleting=True), 1.0, 1.0) is Drain.LEAVING
+    assert departure.advance(None, 20.9, 20.9) is Drain.LEAVING
+    assert departure.advance(None, 21.0, 21.0) is Drain.GONE
     assert departure.deadline() is None
 
 
@@ -77,7 +100,7 @@ def test_no_history_leaves_sooner_than_the_wait_or_stays_gone_when_asked_back(
     history: list[tuple[bool | None, float]],
 ) -> None:
     departure, now = Departure(20.0), 0.0
-    departure.advance(node(), now)
+    departure.advance(node(), now, now)
     since: float | None = None
     for asked, after_s in history:
         now += after_s
@@ -85,7 +108,7 @@ def test_no_history_leaves_sooner_than_the_wait_or_stays_gone_when_asked_back(
             since = None
         elif asked and since is None:
             since = now
-        stage = departure.advance(None if asked is None else node(unschedulable=asked), now)
+        stage = departure.advance(None if asked is None else node(unschedulable=asked), now, now)
         expected = Drain.SERVING if since is None else Drain.LEAVING if now < since + 20.0 else Drain.GONE
         assert stage is expected
 
@@ -103,6 +126,7 @@ class World:
             drivers=tuple(Programmed(driver, period_s=300) for driver in self.drivers.values()),
             expected=(*KUBERNETES_KINDS, Link),
             on_status=self.told.append,
+            wall=lambda: WALL + self.now,
         )
 
     def start(self, first: Node) -> None:
@@ -146,6 +170,17 @@ def test_a_cordon_is_told_then_vips_go_then_an_uncordon_brings_all_back() -> Non
         "gone",
         "serving",
     ]
+
+
+def test_an_agent_that_starts_during_the_wait_of_the_one_before_withdraws_at_its_end() -> None:
+    world = World()
+    world.start(node(unschedulable=True, draining_since=WALL - 12.0))
+    assert world.paths() == dict.fromkeys(PODS | VIPS, (GRACEFUL_SHUTDOWN,))
+    assert world.loop.status.drain == "leaving"
+    world.step(7.0)
+    assert set(world.paths()) == PODS | VIPS
+    world.step(1.0)
+    assert world.paths() == dict.fromkeys(PODS, (GRACEFUL_SHUTDOWN,))
 
 
 def test_the_guard_against_deletes_lets_a_node_leave_that_was_told_to() -> None:

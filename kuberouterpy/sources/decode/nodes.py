@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
 from typing import Final
 
 from kuberouterpy.annotations import read_bgp, without_bgp
 from kuberouterpy.cluster import ContainerPort, Namespace, Node, NodeAddress, Pod, Ref
+from kuberouterpy.drain import DRAINED, DRAINING
 from kuberouterpy.sources import wire
 from kuberouterpy.sources.decode.reading import (
     Problems,
@@ -77,7 +80,16 @@ def node(one: wire.Node, ref: Ref, problems: Problems, node_name: str) -> Node:
         taints=tuple(sorted({taint.key for taint in spec.taints or ()})),
         deleting=meta.deletion_timestamp is not None,
         uid=meta.uid,
+        draining_since=_draining_since(status) if ref.name == node_name else 0.0,
     )
+
+
+def _draining_since(status: wire.NodeStatus) -> float:
+    for one in status.conditions or ():
+        if one.type == DRAINED and one.reason == DRAINING:
+            with suppress(ValueError):  # a time of somebody else's writing is none
+                return datetime.fromisoformat(one.last_transition_time or "").timestamp()
+    return 0.0
 
 
 def _pod_cidrs(spec: wire.NodeSpec) -> tuple[str, ...]:

@@ -115,6 +115,14 @@ def test_a_restart_under_a_cordon_tells_no_event_and_an_uncordon_in_between_is_p
     assert world.events == []
 
 
+def test_a_restart_during_the_wait_leaves_the_time_it_began(world: World) -> None:
+    began = {"type": "kube-router.io/Drained", "status": "False", "reason": "Draining", "lastTransitionTime": "2026"}
+    world.conditions["kube-router.io/Drained"] = dict(began)
+    world.see("leaving")
+    world.reporter.write()
+    assert world.conditions["kube-router.io/Drained"] == began
+
+
 def test_the_last_word_is_written_when_the_api_is_back(world: World) -> None:
     world.away = True
     world.see()

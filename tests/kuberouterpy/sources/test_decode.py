@@ -374,6 +374,27 @@ def test_a_node_keeps_addresses_ranges_and_what_draining_needs() -> None:
     assert [problem.partition(":")[0] for problem in decoded.problems] == ["status.addresses[2].address"]
 
 
+@pytest.mark.parametrize(
+    ("name", "condition", "since"),
+    [
+        ("web", {"reason": "Draining", "lastTransitionTime": "2026-01-02T03:04:05Z"}, 1767323045.0),
+        ("web", {"reason": "Drained", "lastTransitionTime": "2026-01-02T03:04:05Z"}, 0.0),
+        ("web", {"reason": "Draining", "lastTransitionTime": "soon"}, 0.0),
+        ("web", {"reason": "Draining"}, 0.0),
+        ("of-another", {"reason": "Draining", "lastTransitionTime": "2026-01-02T03:04:05Z"}, 0.0),
+    ],
+)
+def test_a_drain_that_an_earlier_agent_began_is_read_from_its_condition(
+    name: str, condition: dict[str, str], since: float
+) -> None:
+    """Only this node's, and only while it waits."""
+    status = {"conditions": [{"type": "Ready"}, {"type": "kube-router.io/Drained", **condition}]}
+    decoded = read(Node, node_name=name, status=status)
+    assert isinstance(decoded.record, Node)
+    assert decoded.record.draining_since == since
+    assert decoded.problems == ()
+
+
 # --- NetworkPolicy ----------------------------------------------------------------------------------------------------
 
 
