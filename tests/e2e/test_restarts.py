@@ -1,7 +1,7 @@
 """Every part of a node is ended, killed or stopped while pods talk: what does it cost? The figures are shown after the run.
 
 The node is in the middle of it: pods of node-2 connect to pods of the other nodes and to a Service's cluster IP, which node-2
-balances. Timers are the product's own defaults, not the short ones of this lab.
+balances. BGP's hold and restart times are the product's own defaults, not the short ones of this lab.
 """
 
 from __future__ import annotations
@@ -69,9 +69,10 @@ ROWS: dict[str, Row] = {
     "gobgpd TERM": (gobgp_ends, signal.SIGTERM),
     f"gobgpd STOP {HANGS_S} s": (gobgp_hangs, signal.SIGSTOP),
 }
-FAREWELL = "gobgpd TERM"
-"""GoBGP says farewell when it is asked to end, and neighbors forget its routes until it is back: new connections may be lost.
-The manifests' start script never lets it: a container that is asked to end is the row ``gobgpd KILL``."""
+MAY_LOSE_NEW = {"gobgpd TERM", f"gobgpd STOP {HANGS_S} s"}
+"""Rows whose new connections are counted only. GoBGP says farewell when it is asked to end, and neighbors forget its routes
+until it is back; the manifests' start script never lets it, so a container that is asked to end is the row ``gobgpd KILL``.
+And a daemon that stops up to 30 s after its last keepalive may be silent for the hold time: the session then begins anew."""
 
 
 @pytest.mark.timeout(300)
@@ -97,7 +98,7 @@ def test_no_established_connection_is_lost(
         eventually(_answered_anew, crowd, answered)
     record_property("figure", str(crowd))
     assert not crowd.broken, str(crowd)
-    assert row == FAREWELL or not crowd.lost, str(crowd)
+    assert row in MAY_LOSE_NEW or not crowd.lost, str(crowd)
 
 
 def _answered_anew(crowd: Crowd, before: dict[Target, int]) -> None:
