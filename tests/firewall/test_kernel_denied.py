@@ -161,7 +161,7 @@ def test_whatever_another_hand_takes_away_is_a_mismatch_and_is_repaired() -> Non
         assert mismatch(loop, ASKED), f"after {' '.join(words)} nothing is told"
         assert agent.drift(), f"after {' '.join(words)} nothing is seen"
         agent.repair()
-        assert not agent.drift()
+    assert not agent.drift()
     assert not mismatch(loop, ASKED)
 
 
