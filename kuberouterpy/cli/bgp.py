@@ -22,6 +22,7 @@ from kuberouterpy.cli.ask import (
     yaml_options,
 )
 from kuberouterpy.cli.status import since
+from kuberouterpy.cli.watch import EVERY_S, shown
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -80,13 +81,22 @@ def _print(told: Any, output: str, names: Iterator[str], screen: Iterator[str]) 
 
 
 @_options
+@click.option("-w", "--watch", is_flag=True, help=f"Show again every {EVERY_S:.0f} s until interrupted.")
 @click.option("--exit-code", is_flag=True, help="Exit with 4 when a session is not established.")
-def _neighbors(*, output: str, exit_code: bool, **options: Any) -> int:
+def _neighbors(*, output: str, watch: bool, exit_code: bool, **options: Any) -> int:
+    if watch:
+        if options["files"] or output not in {"table", "wide"}:
+            raise click.UsageError("-w shows what an agent has, as a table", click.get_current_context())
+        return shown(lambda: _screen(_answer("bgp-neighbors", Neighbors, dict(options)), output), watch=True)
     told = _answer("bgp-neighbors", Neighbors, options)
     names = (f"neighbor/{one.address}" for one in told.neighbors)
-    _print(told, output, names, neighbor_lines(told, wide=output == "wide", now=time.time()))
+    _print(told, output, names, _screen(told, output))
     down = any(not one.up for one in told.neighbors)
     return ExitCode.UNHEALTHY if exit_code and down else ExitCode.FINE
+
+
+def _screen(told: Neighbors, output: str) -> Iterator[str]:
+    return neighbor_lines(told, wide=output == "wide", now=time.time())
 
 
 def neighbor_lines(told: Neighbors, *, wide: bool, now: float) -> Iterator[str]:
@@ -245,6 +255,7 @@ bgp.add_command(
 Examples:
   kuberouterpy bgp neighbors
   kuberouterpy bgp neighbors -o wide
+  kuberouterpy bgp neighbors -w
   kuberouterpy bgp neighbors --exit-code >/dev/null || echo "a session is down"
   kuberouterpy bgp neighbors -f cluster/ --node worker-1 --peer-router-ips 192.0.2.1 --peer-router-asns 65001
 """,

@@ -7,7 +7,6 @@ Without an agent the table stands alone: what lies on the agent's own link is ou
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -17,15 +16,14 @@ import msgspec
 from msgspec.structs import replace
 
 from kuberouterpy.answers import Objects
-from kuberouterpy.cli import ExitCode, completion, ipvs_rows, ipvsadm, table
+from kuberouterpy.cli import completion, ipvs_rows, ipvsadm, table
 from kuberouterpy.cli.ask import Unreachable, ask, asked_for, socket_option
 from kuberouterpy.cli.ipvs_rows import STATES, Known, ServerRow, identity, is_wanted, nobody, row_wanted, rows
 from kuberouterpy.cli.ipvs_screens import RANKS, connection_lines, list_table, place, show_table, stats_table, top_table
+from kuberouterpy.cli.watch import EVERY_S, shown
 from kuberouterpy.drivers import ipvs_connections, ipvs_table
 
 F = TypeVar("F", bound=Callable[..., Any])
-_WATCH_S: Final = 2.0
-_CLEAR: Final = "\x1b[H\x1b[2J"
 
 
 @click.group(
@@ -71,7 +69,7 @@ def _options(*forms: str, states: Sequence[str] = STATES) -> Callable[[F], F]:
                 "-A", "--all-namespaces", is_flag=True, help="Of all namespaces, and foreign ones: the default."
             ),
             click.option("-o", "--output", type=click.Choice(forms), default=forms[0], show_default=True, help="Form."),
-            click.option("-w", "--watch", is_flag=True, help=f"Show again every {_WATCH_S:.0f} s until interrupted."),
+            click.option("-w", "--watch", is_flag=True, help=f"Show again every {EVERY_S:.0f} s until interrupted."),
             socket_option,
         ]
         for option in reversed(options):
@@ -221,7 +219,7 @@ def connections(ctx: click.Context, /, *, output: str, watch: bool, **options: A
         heads = ("PROTO", "CLIENT", "VIRTUAL", "REAL", "STATE", "EXPIRES", "SERVICE", "POD")
         yield from table.lines(heads, cells, columns=table.width()) if cells else ("no connections",)
 
-    return _shown(once, watch=watch)
+    return shown(once, watch=watch)
 
 
 # --- what is there ----------------------------------------------------------------------------------------------------
@@ -262,7 +260,7 @@ def _listing(
             case _:
                 yield from body(kept_rows, wide=output == "wide") if kept_rows else ("no virtual servers",)
 
-    return _shown(once, watch=watch)
+    return shown(once, watch=watch)
 
 
 def _known(ctx: click.Context, filters: dict[str, Any]) -> tuple[Known, dict[str, tuple[str, ...]]]:
@@ -301,13 +299,3 @@ def _encoded(value: Any, form: str) -> str:
 
     plain = msgspec.json.decode(msgspec.json.encode(value))
     return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)).rstrip("\n")
-
-
-def _shown(once: Callable[[], Iterator[str]], *, watch: bool) -> int:
-    while True:
-        # Whole, then printed: an error in the middle must not leave half a table.
-        text = "".join(f"{line}\n" for line in once())
-        click.echo((_CLEAR if watch and sys.stdout.isatty() else "") + text, nl=False)
-        if not watch:
-            return ExitCode.FINE
-        time.sleep(_WATCH_S)

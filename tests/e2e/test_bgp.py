@@ -189,7 +189,9 @@ def _event(lab: Lab, node: str, text: str) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_a_gobgp_that_hangs_delays_no_service_and_costs_no_connection(lab: Lab, shared: Pods, serve: Serve) -> None:
+def test_a_gobgp_that_hangs_delays_no_service_and_costs_no_connection(
+    lab: Lab, shared: Pods, serve: Serve, record_property: Callable[[str, object], None]
+) -> None:
     """Neighbors wait for the hold time, its own kernel keeps what it had; IPVS goes on as if nothing were."""
     targets = [(shared.ip(name, family), HTTP) for name in ("guest", "green") for family in lab.families]
     pid = lab.parts()[next(name for name in lab.parts() if "gobgp" in name and "node-2" in name)]
@@ -205,7 +207,7 @@ def test_a_gobgp_that_hangs_delays_no_service_and_costs_no_connection(lab: Lab, 
         finally:
             os.kill(pid, signal.SIGCONT)
         eventually(meshed, lab)
-    print(f"\nGoBGP hung for {HANGS_S} s: {flow.asked} connections, {len(flow.lost)} lost")
+    record_property("figure", f"GoBGP hung for {HANGS_S} s: {flow.asked} connections, {len(flow.lost)} lost")
     assert flow.asked > len(targets)
     assert flow.lost == []
 
