@@ -17,6 +17,7 @@ from kuberouterpy.dataplane import (
     JumpKey,
     Key,
     LinkKey,
+    Neighbor,
     NeighborKey,
     Note,
     Object,
@@ -126,6 +127,8 @@ def _node(name: str, store: Store, host: Host, config: Config) -> Desired:
     neighbor = neighbors.of_node(node, host, config)
     if neighbor is not None:
         found.append(neighbor)
+    if isinstance(neighbor, Neighbor):
+        found += neighbors.shared_router_id(node, host, config)
     return _sorted_out(found)
 
 

@@ -18,7 +18,7 @@ where both nodes have it, else IPv6. Both address families are negotiated on it,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, ip_address
 from typing import Final
 
@@ -90,6 +90,27 @@ def router_id(host: Host, config: Config) -> str:
     if primary and config.router_id != "generate":
         return primary
     return str(IPv4Address(fnv1a(next(iter(host.node_addresses), ""))))
+
+
+def shared_router_id(node: Node, host: Host, config: Config) -> Iterator[Note]:
+    """Yield a note where a node that is a neighbor has our router ID, unless it was given one of its own.
+
+    ``--router-id`` of one address in a DaemonSet gives it to all nodes; hashes may collide. Of other nodes only what follows
+    from their addresses is known; what GoBGP hears of them is in its sessions' errors.
+    """
+    ours, name = router_id(host, config), node.ref.name
+    if ours == _usual_id(addresses_of(node), config):
+        reason = (
+            f"duplicate-router-id: {ours} is that of {name}, too, and both refuse a session; give each its --router-id"
+        )
+        yield Note(name, reason, event=True)
+
+
+def _usual_id(addresses: Sequence[str], config: Config) -> str:
+    first = next((one for one in addresses if family_of(one) is Family.IPV4), "")
+    if first and config.enable_ipv4 and config.router_id != "generate":
+        return first
+    return str(IPv4Address(fnv1a(addresses[0])))
 
 
 def restart_s(config: Config) -> int:

@@ -422,6 +422,7 @@ def read_neighbor(peer: pb.Peer, before: Mapping[str, NeighborState], dialect: D
     error = peer.state.disconnect_message or (known.error if known is not None else "")
     if known is not None and known.established and state != "established" and not peer.state.disconnect_message:
         error = "the session was lost"
+    error = _refused_open(peer) or error
     if peer.state.admin_state == dialect.number(Shifted.ADMIN_TOO_MANY_PREFIXES):
         error = "it announced too many prefixes: GoBGP ended the session"
     told = [one.mp_graceful_restart.state for one in peer.afi_safis if one.mp_graceful_restart.state.enabled]
@@ -436,6 +437,18 @@ def read_neighbor(peer: pb.Peer, before: Mapping[str, NeighborState], dialect: D
         told_all=bool(told) and all(one.end_of_rib_received for one in told),
         bfd=_bfd(peer, dialect),
     )
+
+
+def _refused_open(peer: pb.Peer) -> str:
+    """Return who refused whom where a session never came up though the two have talked; no version says why."""
+    messages = peer.state.messages
+    if peer.timers.state.uptime.seconds or peer.state.session_state == Session.ESTABLISHED:
+        return ""
+    if messages.sent.notification:
+        return f"this node refused its OPEN: its AS number is not {peer.conf.peer_asn}, or it has our router ID"
+    if messages.received.notification:
+        return "it refused our OPEN: it expects another AS number, or has our router ID"
+    return ""
 
 
 def _bfd(peer: pb.Peer, dialect: Dialect) -> str:

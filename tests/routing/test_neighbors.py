@@ -187,3 +187,30 @@ def test_the_speakers_as_number_and_addresses_come_from_annotations() -> None:
 def test_a_node_without_as_number_is_told_where_it_needs_one() -> None:
     wants = World(config(nodes_full_mesh=False)).wants("node", "node-1")
     assert [note.event for note in wants.notes if note.subject == "kube-router.io/node.asn"] == [True]
+
+
+@pytest.mark.parametrize(
+    ("families", "given", "twin"),
+    [
+        ((IPV4,), "10.0.0.2", "node-2"),
+        ((IPV4, IPV6), "10.0.0.2", "node-2"),
+        ((IPV4,), "10.0.0.9", ""),
+        ((IPV4,), "", ""),
+        ((IPV6,), "", ""),
+        ((IPV4, IPV6), "generate", ""),
+    ],
+)
+def test_a_router_id_that_is_another_nodes_is_an_event(families: tuple[Family, ...], given: str, twin: str) -> None:
+    """One --router-id for all nodes of a DaemonSet: every node but one sees whose it is."""
+    world = World(config(*families, router_id=given))
+    notes = [note for name in ("node-1", "node-2", "node-3") for note in world.wants("node", name).notes]
+    assert [(one.subject, one.event) for one in notes if "duplicate-router-id" in one.reason] == [(twin, True)] * bool(
+        twin
+    )
+
+
+def test_hashes_that_collide_are_told_too() -> None:
+    """Two addresses with the same FNV-1a, found by trying."""
+    mine, theirs = node("node-1", ("fd00::7a9:17db:6690:58bf",)), node("node-4", ("fd00::2b56:b9f5:2daa:dcb3",))
+    (note,) = World(config(IPV6), mine, theirs).wants("node", "node-4").notes
+    assert note.reason.startswith("duplicate-router-id: 63.108.15.128 is that of node-4")

@@ -140,6 +140,18 @@ def test_a_session_is_read_with_its_last_error() -> None:
     assert (down.state, down.error) == ("active", "the session was lost")
 
 
+@pytest.mark.parametrize(("who", "says"), [("sent", "this node refused its OPEN"), ("received", "it refused our OPEN")])
+def test_an_open_that_is_refused_is_told_until_a_session_was_up(who: str, says: str) -> None:
+    peer = pb.Peer(conf=pb.PeerConf(neighbor_address="fd00::2", peer_asn=64512))
+    assert read_neighbor(peer, {}).error == ""
+    getattr(peer.state.messages, who).notification = 1
+    error = read_neighbor(peer, {"fd00::2": NeighborState("fd00::2", "established")}).error
+    assert says in error
+    assert "router ID" in error
+    peer.timers.state.uptime.seconds = 1000
+    assert read_neighbor(peer, {}).error == ""
+
+
 def test_the_state_of_bfd_is_read_where_there_is_one() -> None:
     peer = pb.Peer(conf=pb.PeerConf(neighbor_address="10.0.0.2"), bfd=pb.BfdPeerConfig(enabled=True))
     peer.state.bfd_state.session_state = 1
