@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
 
 import pytest
 
@@ -37,11 +36,7 @@ def busy(lab: Lab, shared: Pods, serve: Serve, make: Make) -> list[tuple[str, in
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
 def test_A10_an_agent_that_ends_and_starts_again_changes_nothing_and_costs_no_packet(
-    lab: Lab,
-    shared: Pods,
-    busy: list[tuple[str, int]],
-    number: signal.Signals,
-    record_property: Callable[[str, object], None],
+    lab: Lab, shared: Pods, busy: list[tuple[str, int]], number: signal.Signals
 ) -> None:
     before = snapshot(lab)
     with Steady(shared["guest"], busy) as flow:
@@ -51,7 +46,6 @@ def test_A10_an_agent_that_ends_and_starts_again_changes_nothing_and_costs_no_pa
         lab.start_agent("node-1")
         lab.wait("agents")
         same(lab, before)
-    record_property("figure", f"agent ended by {number.name}: {flow.asked} connections, {len(flow.lost)} lost")
     assert code == (0 if number is signal.SIGTERM else -number)
     assert flow.asked > len(busy)
     assert flow.lost == []

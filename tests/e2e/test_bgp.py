@@ -207,7 +207,7 @@ def test_a_gobgp_that_hangs_delays_no_service_and_costs_no_connection(
         finally:
             os.kill(pid, signal.SIGCONT)
         eventually(meshed, lab)
-    record_property("figure", f"GoBGP hung for {HANGS_S} s: {flow.asked} connections, {len(flow.lost)} lost")
+    record_property("figure", f"hung for {HANGS_S} s, {flow.asked} connections, {len(flow.lost)} lost")
     assert flow.asked > len(targets)
     assert flow.lost == []
 
