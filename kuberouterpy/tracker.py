@@ -181,20 +181,25 @@ class Tracker:
         drifts: list[Drift] = []
         for key in [key for key in self._actual if KIND_OF_KEY[type(key)] in kinds and key not in listing]:
             if key not in self._in_flight:
-                self._believe(key, None)
-                self._mark(key)
+                self._see(key, None)
                 drifts.append(self._drift(key, "missing", fought_at))
         for key, value in listing.items():
             if key in self._in_flight or not (key in self._winner or key in self._actual or claims(key)):
                 continue
             before = self._actual.get(key)
             if before != value:
-                self._believe(key, value)
-                self._mark(key)
+                self._see(key, value)
                 drifts.append(self._drift(key, "extra" if before is None else "changed", fought_at))
             elif key in self._winner and self._winner[key][1] != value:
                 self._mark(key)
         return drifts
+
+    def _see(self, key: Key, value: Object | None) -> None:
+        self._believe(key, value)
+        self._mark(key)
+        if not self._differs(key):
+            # What failed came about without us: a real server went with its virtual server, say. Nothing is left to try.
+            self._failed.pop(key, None)
 
     def _drift(self, key: Key, what: str, now: float | None) -> Drift:
         # What now is as we want it is no fight: an operation whose answer was lost, say.

@@ -203,6 +203,21 @@ _objects = st.one_of(
     st.builds(lambda name: Set(SetKey(name), IPV4, "hash:ip"), st.sampled_from("ab")),
     st.builds(lambda name, member: Entry(EntryKey(name, member)), st.sampled_from("ab"), st.sampled_from("xy")),
 )
+
+
+def test_a_failure_is_forgotten_when_a_listing_shows_that_it_came_about_without_us() -> None:
+    tracker, virtual = Tracker(GROUPS), server()
+    gone, made = real(virtual, "10.1.0.1"), real(virtual, "10.1.0.2")
+    tracker.replace(WEB, [virtual, gone])
+    drain(tracker)
+    tracker.replace(WEB, [virtual, made])
+    drain(tracker, fail=frozenset({gone.key, made.key}))
+    assert set(tracker.failures()) == {gone.key, made.key}
+    tracker.observe((VirtualServer, RealServer), {virtual.key: virtual, made.key: made}, lambda _: True)
+    assert tracker.failures() == {}
+    assert tracker.next_deadline() is None  # a deadline in the past would never let the loop rest
+
+
 _owners = st.sampled_from([WEB, API, Owner("proxy", "base")])
 
 

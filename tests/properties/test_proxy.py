@@ -159,7 +159,7 @@ _WORDS = ["service"] * 4 + ["slice"] * 5 + ["other"] * 2 + ["delete"] * 2 + ["li
 
 
 @st.composite
-def _histories(draw: st.DrawFn) -> list[Event]:
+def histories(draw: st.DrawFn) -> list[Event]:
     """Weighted by hand: left to itself, the search prefers short lists that empty the store, and nothing ever meets."""
     events: list[Event] = []
     for word in draw(st.lists(st.sampled_from(_WORDS), min_size=6, max_size=14)):
@@ -210,7 +210,7 @@ def _without_sysctls(stands: Mapping[Key, Object]) -> Mapping[Key, Object]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(_histories())
+@given(histories())
 def test_after_every_event_the_kernel_holds_what_a_fresh_start_would_make(events: list[Event]) -> None:
     agent = Agent()
     for event in events:
@@ -234,7 +234,7 @@ def test_any_order_of_events_ends_the_same(records: list[Record], chance: object
 
 
 @settings(max_examples=150, deadline=None)
-@given(_histories())
+@given(histories())
 def test_every_vip_is_bound_and_every_real_server_has_its_servers_family(events: list[Event]) -> None:
     agent = Agent()
     agent.take(events)
@@ -252,7 +252,7 @@ def test_every_vip_is_bound_and_every_real_server_has_its_servers_family(events:
 
 
 @settings(max_examples=150, deadline=None)
-@given(_histories())
+@given(histories())
 def test_an_address_that_endpoints_answer_from_stands_on_no_node(events: list[Event]) -> None:
     agent = Agent()
     agent.take(events)
@@ -284,7 +284,7 @@ def is_tunnelled(value: object) -> bool:
 
 
 @settings(max_examples=150, deadline=None)
-@given(_histories())
+@given(histories())
 def test_no_virtual_server_is_wanted_by_two_services(events: list[Event]) -> None:
     agent = Agent()
     agent.take(events)
