@@ -64,6 +64,7 @@ class IpvsDriver:
         """``ours`` says whether a listed virtual server may be ours: by address, node port or firewall mark."""
         self._ours = ours
         self._made: set[VirtualServerKey] = set()
+        self._timeouts = Timeouts(0, 0, 0)
         self.foreign: Mapping[str, int] = {}
         """Virtual servers of others, each once, as last listed."""
         self._netlink = Netlink(GENERIC)
@@ -85,7 +86,11 @@ class IpvsDriver:
             raise failure("change the IPVS table", answer[0])
 
     def list(self) -> Mapping[Key, Object]:
-        """Return our virtual servers and their real servers."""
+        """Return our virtual servers and their real servers; timeouts that were set and are lost are set again."""
+        if any(self._timeouts) and any(
+            set_s and set_s != s for set_s, s in zip(self._timeouts, self.timeouts(), strict=True)
+        ):
+            self._send_timeouts()
         found: dict[Key, Object] = {}
         every = list(self._servers())
         servers = [server for server in every if self._is_ours(server.key)]
@@ -123,12 +128,16 @@ class IpvsDriver:
         return wire.decode_timeouts(answer)
 
     def set_timeouts(self, *, tcp_s: int, fin_s: int, udp_s: int) -> None:
-        """Set the connection timeouts; 0 keeps the kernel's.
+        """Set the connection timeouts, and again where a listing finds others; 0 keeps the kernel's.
 
         Errors: DriverError with the kernel's answer.
         """
-        message = Message(self._id(), 0, wire.timeouts_message(Timeouts(tcp_s, fin_s, udp_s)))
-        attempted = f"set the IPVS timeouts to {tcp_s} {fin_s} {udp_s} s"
+        self._timeouts = Timeouts(tcp_s, fin_s, udp_s)
+        self._send_timeouts()
+
+    def _send_timeouts(self) -> None:
+        message = Message(self._id(), 0, wire.timeouts_message(self._timeouts))
+        attempted = "set the IPVS timeouts to {} {} {} s".format(*self._timeouts)
         try:
             refused = self._netlink.transact([message])
         except OSError as error:

@@ -236,6 +236,16 @@ def test_timeouts_are_set_and_zero_keeps_them(driver: IpvsDriver) -> None:
     assert driver.timeouts() == (900, 30, 300)
 
 
+def test_timeouts_that_were_lost_are_set_again_at_the_next_listing(driver: IpvsDriver) -> None:
+    driver.set_timeouts(tcp_s=901, fin_s=0, udp_s=301)
+    subprocess.run(["ipvsadm", "--set", "7", "8", "9"], check=True)  # as after the module was loaded anew
+    driver.list()
+    assert driver.timeouts() == (901, 8, 301)
+    subprocess.run(["ipvsadm", "--set", "0", "33", "0"], check=True)  # what no flag names is nobody's business
+    driver.list()
+    assert driver.timeouts() == (901, 33, 301)
+
+
 def test_statistics_name_every_server(driver: IpvsDriver) -> None:
     one = server()
     create(driver, one, real(one))
