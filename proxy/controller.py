@@ -109,9 +109,11 @@ def claims(key: Key) -> bool:
             return name in masquerade.SETS | origins.SETS | health.SETS | dsr.SETS
         case ChainKey(name=name) | JumpKey(chain=name):
             return name in masquerade.CHAINS | origins.CHAINS | health.CHAINS | {dsr.CHAIN}
-        case RouteKey(table) if table == dsr.TABLE:
+        case RouteKey(table) if table in {dsr.TABLE, dsr.OLD_TABLE}:
             return True
         case RoutingRuleKey(fwmark=fwmark) if fwmark:  # kube-router has one for each of its marks
+            return True
+        case RoutingRuleKey(priority=priority, source="") if priority == dsr.OLD_PRIORITY:
             return True
         case VirtualServerKey() | RealServerKey() | FlowsKey() | HealthCheckKey() | PodTunnelKey():
             return True

@@ -72,6 +72,10 @@ TABLE: Final = 78
 """kube-router's table ``kube-router-dsr``."""
 PRIORITY: Final = 32764
 """kube-router's."""
+OLD_TABLE: Final = 79
+"""kube-router's ``external_ip``, with a route for each such address; not used here, swept."""
+OLD_PRIORITY: Final = 32765
+"""Of the rule that leads everything to it."""
 
 _PORTS: Final = "kube-router-dsr"
 _VIPS: Final = "kube-router-dsr-vips"

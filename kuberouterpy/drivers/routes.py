@@ -11,7 +11,9 @@ What the kernel's own tool shows of a route of ours, of one with two next hops, 
     32764:  from 10.1.2.0/24 lookup 77 proto 17
 
 Ours are the routes of protocol 17 (what kube-router uses, so its routes are adopted in place) in any table, and the rules that
-look up one of the tables 77, 78 and 79, with the mark or source they have; rules on links or destinations are of others.
+look up one of the tables 77, 78 and 79, with the mark or source they have; rules on links or destinations are of others. What
+kube-router made with ``ip route`` has protocol *boot*: ``local default dev lo`` in 78, single addresses on its bridge in 79.
+These alone are adopted as they stand, and go when nobody wants them.
 
 Promises: a route of another protocol is never replaced by CREATE (EEXIST says whose it is); next hops change in one message, so
 there is no moment without a route. A link of a next hop is compared only where it was wanted or where there is no gateway.
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, product
 from typing import Final
 
 from kuberouterpy.dataplane import (
@@ -61,6 +63,11 @@ PROTOCOL: Final = 17
 RULE_TABLES: Final = frozenset({77, 78, 79})
 """kube-router, kube-router-dsr, external_ip: tables whose rules are ours."""
 
+_BOOT: Final = 3
+"""rtm_protocol of what ``ip route add`` makes."""
+_DIRECT, _EXTERNAL = 78, 79
+_BRIDGE: Final = "kube-bridge"
+
 _FLAGS: Final = {Verb.CREATE: CREATE | EXCLUSIVE, Verb.UPDATE: CREATE | REPLACE}
 _GONE: Final = frozenset({errno.ESRCH, errno.ENOENT})
 
@@ -74,6 +81,8 @@ class RoutesDriver:
     def __init__(self) -> None:
         self._netlink = Netlink(ROUTE)
         self._wanted: dict[RouteKey, Route] = {}
+        self._left: set[RouteKey] = set()
+        """Routes that kube-router left under another protocol."""
 
     def expect(self, wanted: Iterable[Object]) -> None:
         """Tell what will be wanted, so that a listing leaves out what is not compared."""
@@ -125,7 +134,8 @@ class RoutesDriver:
         sent: list[tuple[Op, Message]] = []
         for op in ops:
             if not isinstance(op.value, Route):
-                sent.append((op, _deletion(_route_key(op))))
+                key = _route_key(op)
+                sent.append((op, _deletion(key, _BOOT if key in self._left else PROTOCOL)))
                 continue
             self._wanted[op.value.key] = op.value
             absent = [hop.link for hop in op.value.next_hops if hop.link and not indexes[hop.link]]
@@ -169,7 +179,23 @@ class RoutesDriver:
                 key = RouteKey(seen.table, seen.destination)
                 if key not in found:  # of several metrics the kernel lists, and uses, the smallest first
                     found[key] = self._described(key, seen, names)
-        return found
+        left = {key: route for key, route in self._left_routes(names) if key not in found}
+        self._left = set(left)
+        return found | left
+
+    def _left_routes(self, names: Mapping[int, str]) -> Iterator[tuple[RouteKey, Route]]:
+        for family, table in product(FAMILIES, (_DIRECT, _EXTERNAL)):
+            try:
+                bodies = [*self._dump(wire.GET_ROUTE, wire.get_routes(family, _BOOT, table))]
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    continue
+                raise
+            for seen in filter(None, map(wire.decode_route, bodies)):
+                key = RouteKey(seen.table, seen.destination)
+                route = Route(key, tuple(sorted(_next_hops(seen.hops, names))), seen.source, seen.kind)
+                if seen.protocol == _BOOT and _is_kube_routers(route):
+                    yield key, route
 
     def _described(self, key: RouteKey, seen: RouteSeen, names: Mapping[int, str]) -> Route:
         whole = Route(key, tuple(sorted(_next_hops(seen.hops, names))), seen.source, seen.kind)
@@ -255,6 +281,14 @@ class RoutesDriver:
         return self._netlink.dump(Message(kind, 0, body))
 
 
+def _is_kube_routers(route: Route) -> bool:
+    key = route.key
+    if key.table == _DIRECT:
+        return route == Route(key, (NextHop(link="lo"),), kind="local") and key.destination == key.family.everything
+    alone = key.destination.endswith(f"/{key.family.host_prefix}")
+    return key.table == _EXTERNAL and alone and route == Route(key, (NextHop(link=_BRIDGE),))
+
+
 def _route_body(route: Route, indexes: Mapping[str, int]) -> bytes:
     return wire.route(
         route.key.family,
@@ -267,8 +301,8 @@ def _route_body(route: Route, indexes: Mapping[str, int]) -> bytes:
     )
 
 
-def _deletion(key: RouteKey) -> Message:
-    body = wire.route_key(key.family, key.destination, table=key.table, protocol=PROTOCOL)
+def _deletion(key: RouteKey, protocol: int) -> Message:
+    body = wire.route_key(key.family, key.destination, table=key.table, protocol=protocol)
     return Message(wire.DELETE_ROUTE, 0, body)
 
 

@@ -264,9 +264,12 @@ def route_key(family: Family, destination: str, *, table: int, protocol: int) ->
     return _route_head(destination, (family, table, protocol, SCOPE_NOWHERE, 0))
 
 
-def get_routes(family: Family, protocol: int) -> bytes:
-    """Return the body of a dump of the routes of one protocol in all tables; an old kernel gives those of all protocols."""
-    return _ROUTE.pack(AF_OF[family], 0, 0, 0, 0, protocol, 0, 0, 0)
+def get_routes(family: Family, protocol: int, table: int = 0) -> bytes:
+    """Return the body of a dump of the routes of one protocol in all tables, or in one below 256.
+
+    An old kernel gives those of all protocols and tables; one without that table answers ENOENT.
+    """
+    return _ROUTE.pack(AF_OF[family], 0, 0, 0, table, protocol, 0, 0, 0)
 
 
 def decode_route(body: memoryview) -> RouteSeen | None:

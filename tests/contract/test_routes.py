@@ -183,6 +183,43 @@ def test_a_rule_of_kube_router_is_adopted_and_deleted(driver: RoutesDriver, fami
     assert driver.list() == {}
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_kube_router_made_with_ip_route_is_adopted_and_swept_and_nothing_like_it(
+    driver: RoutesDriver, family: Family
+) -> None:
+    alone = f"{NODE[family][0]}/{family.host_prefix}"
+    theirs = [
+        "local default dev lo table 78",
+        f"{alone} dev kube-bridge table 79",
+    ]
+    foreign = [
+        f"{POD[family]} dev eth1 table 78",
+        f"local {alone} dev lo table 78",
+        f"{NODE[family][1]} dev eth0 table 79",
+        f"{POD[family]} dev kube-bridge table 79",
+        "local default dev lo table 80",
+    ]
+    ip_batch("link add kube-bridge type bridge", "link set kube-bridge up")
+    for one in (*theirs, *foreign):
+        ip(f"-{family:d}", "route", "add", *one.split())
+    before = {table: ip(f"-{family:d}", "route", "show", "table", table) for table in ("78", "79", "80")}
+    direct = Route(RouteKey(78, family.everything), (NextHop(link="lo"),), kind="local")
+    assert driver.list() == {
+        direct.key: direct,
+        RouteKey(79, alone): Route(RouteKey(79, alone), (NextHop(link="kube-bridge"),)),
+    }
+    suite.applied(driver, [suite.create(direct)])  # it serves as it stands
+    assert ip(f"-{family:d}", "route", "show", "table", "78") == before["78"]
+    suite.applied(driver, [Op(Verb.DELETE, key, None) for key in driver.list()])
+    assert driver.list() == {}
+    after = {table: ip(f"-{family:d}", "route", "show", "table", table) for table in before}
+    gone = {(table, line) for table in before for line in {*before[table].splitlines()} - {*after[table].splitlines()}}
+    assert sorted((table, line.split()[:3]) for table, line in gone) == [
+        ("78", ["local", "default", "dev"]),
+        ("79", [NODE[family][0], "dev", "kube-bridge"]),
+    ]
+
+
 def test_five_thousand_routes_come_back(driver: RoutesDriver) -> None:
     routes = [Route(RouteKey(254, f"10.{100 + (n >> 8)}.{n & 255}.0/24"), (NextHop("10.0.0.4"),)) for n in range(5000)]
     assert errors(driver, Verb.CREATE, *routes) == []

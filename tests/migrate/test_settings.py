@@ -58,6 +58,7 @@ def test_kube_proxys_configmap_becomes_flags_and_differences() -> None:
         "nodeport-addresses": "198.51.100.0/24,2001:db8::/64",
         "excluded-cidrs": "192.0.2.0/24",
         "ipvs-sync-period": "2m0s",
+        "ipvs-scheduler": "lc",
         "service-tcp-timeout": "900s",
     }
     assert parse(found.flags).service_tcp_timeout_s == 900
@@ -68,12 +69,10 @@ def test_kube_proxys_configmap_becomes_flags_and_differences() -> None:
         "clusterCIDR: 10.244.0.0/16,fd00:10:244::/56",
         "conntrack.tcpCloseWaitTimeout: 30m0s",
         "ipvs.minSyncPeriod: 5s",
-        "ipvs.scheduler: lc",
         "ipvs.strictARP: true",
         "someday: 1",
     }
     assert told["someday: 1"] == "not known here; nothing is done about it"
-    assert "service.scheduler" in told["ipvs.scheduler: lc"]
     assert "sysctl" in told["conntrack.tcpCloseWaitTimeout: 30m0s"]
 
 
@@ -83,6 +82,7 @@ def test_kube_proxys_configmap_becomes_flags_and_differences() -> None:
         ({"mode": "iptables"}, "always IPVS"),
         ({"nodePortAddresses": ["primary"]}, "--nodeport-addresses"),
         ({"ipvs": {"tcpTimeout": "1 day"}}, "is not a duration"),
+        ({"ipvs": {"scheduler": "lottery"}}, "is unknown; write rr"),
         ({"healthzBindAddress": "127.0.0.1:1"}, "--proxy-health-port"),
         ({"winkernel": {"sourceVip": "192.0.2.1"}}, "Linux only"),
     ],
@@ -135,7 +135,7 @@ def test_the_command_prints_values_that_the_chart_takes() -> None:
     words = [sys.executable, "-m", "kuberouterpy", "config", "import", "-", "-o", "values", "--exit-code"]
     done = subprocess.run(words, input=CONFIGURATION, capture_output=True, text=True, check=False)
     assert done.returncode == 3
-    assert "differs: ipvs.scheduler: lc: " in done.stderr
+    assert "differs: ipvs.minSyncPeriod: 5s: " in done.stderr
     values = yaml.safe_load(done.stdout)
     assert values["features"] == {"router": False, "firewall": False}
     assert set(values["flags"]) <= set(render.schema()["properties"]["flags"]["properties"])

@@ -33,7 +33,9 @@ from kuberouterpy.dataplane import (
     Object,
     PodTunnel,
     RealServer,
+    RouteKey,
     RoutingRule,
+    RoutingRuleKey,
     Sysctl,
     VirtualServer,
 )
@@ -111,6 +113,16 @@ def forwards(objects: Iterable[Object], family: Family) -> dict[str, Forward]:
 
 def refusals(found: Desired) -> set[str]:
     return {note.reason.partition("; ")[0] for note in found.notes if note.event and "dsr" in note.reason}
+
+
+def test_what_kube_router_left_for_such_services_is_the_proxys_to_sweep() -> None:
+    for family in FAMILIES:
+        assert CONTROLLER.claims(RouteKey(78, family.everything))
+        assert CONTROLLER.claims(RouteKey(79, f"{VIP[family]}/{family.host_prefix}"))
+        assert CONTROLLER.claims(RoutingRuleKey(family, 32765))
+        assert not CONTROLLER.claims(RouteKey(254, family.everything))
+        assert not CONTROLLER.claims(RoutingRuleKey(family, 32764))
+        assert not CONTROLLER.claims(RoutingRuleKey(family, 32765, source="10.1.0.0/24"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -64,6 +64,20 @@ class TestTiers:
         made = [endpoint(family, n, state) for n, state in enumerate(("unready", "draining", "stopping"), 1)]
         assert weights(family, *made) == {1: 0, 2: 1, 3: 0}
 
+    def test_D15_terminating_and_unready_serves_where_the_slice_publishes_it_as_ready(self, family: Family) -> None:  # noqa: N802
+        # publishNotReadyAddresses: the controller of slices says ready and serving whatever the pod's state.
+        published = Endpoint(address(family, 1), "node-1", ready=True, serving=True, terminating=True)
+        for policy in (CLUSTER, LOCAL):
+            assert weights(family, published, policy=policy) == {1: 1}
+            assert weights(family, published, policy=policy, protocol=Protocol.UDP) == {1: 1}
+
+    def test_D16_terminating_and_unready_serves_nobody_even_where_nothing_else_does(self, family: Family) -> None:  # noqa: N802
+        stopping = endpoint(family, 1, "stopping", node="node-1")
+        for policy in (CLUSTER, LOCAL):
+            assert weights(family, stopping, policy=policy) == {1: 0}
+            assert weights(family, stopping, policy=policy, protocol=Protocol.UDP) == {}
+        assert not categorize(backends([slice_of(family, stopping)], HTTP, family), HOST).any
+
     @pytest.mark.parametrize("protocol", [Protocol.UDP, Protocol.SCTP])
     def test_udp_and_sctp_endpoints_that_do_not_serve_are_not_there(self, family: Family, protocol: Protocol) -> None:
         made = [endpoint(family, n, state) for n, state in enumerate(("ready", "unready", "draining", "stopping"), 1)]

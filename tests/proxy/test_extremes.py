@@ -159,7 +159,25 @@ def test_K4_an_address_that_changes_hands_within_one_step_has_the_new_owners_end
     assert world.endpoints(family) == {one.address for one in theirs.endpoints}
 
 
-def test_K13_K14_a_node_that_moves_takes_its_node_ports_along() -> None:  # noqa: N802
+@pytest.mark.parametrize("family", FAMILIES)
+def test_K14_the_own_nodes_zone_changes_and_so_do_the_endpoints_that_serve(family: Family) -> None:  # noqa: N802
+    world = World()
+    one, two = part(0, family, 2).endpoints
+    hinted = (replace(one, for_zones=frozenset({"a"})), replace(two, for_zones=frozenset({"b"})))
+
+    def moved(zone: str) -> set[str]:
+        world.take(Upsert(Node(Ref("", "node-1"), zone=zone)))
+        return world.endpoints(family)
+
+    world.take(Upsert(WEB), Upsert(replace(part(0, family, 2), endpoints=hinted)))
+    assert moved("a") == {one.address}
+    assert moved("b") == {two.address}
+    assert moved("") == {one.address, two.address}
+    assert moved("c") == {one.address, two.address}
+    assert moved("a") == {one.address}
+
+
+def test_K13_a_node_that_moves_takes_its_node_ports_along() -> None:  # noqa: N802
     world = World()
     service = replace(WEB, type=ServiceType.NODE_PORT, ports=(ServicePort("", Protocol.TCP, 80, 30080),))
 
