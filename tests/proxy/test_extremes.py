@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -25,13 +26,16 @@ from kuberouterpy.cluster import (
     Upsert,
 )
 from kuberouterpy.config import Config
-from kuberouterpy.dataplane import RealServer, VirtualServerKey
-from kuberouterpy.drivers import fake
+from kuberouterpy.cri.client import Runtime
+from kuberouterpy.dataplane import Note, Owner, RealServer, VirtualServerKey
+from kuberouterpy.drivers import Driver, fake
+from kuberouterpy.drivers.pods import PodsDriver
 from kuberouterpy.family import FAMILIES, IPV4, Family
 from kuberouterpy.loop import Loop, Programmed
 from kuberouterpy.protocol import Protocol
 from kuberouterpy.sources.decode import decode
 from proxy import CONTROLLER
+from proxy.dsr import ANNOTATION, TUNNEL
 
 VIP = {4: "10.96.0.10", 6: "fd00:96::10"}
 POD = {4: "10.1.{}.{}", 6: "fd00:1::{:x}:{:x}"}
@@ -45,15 +49,18 @@ WEB = Service(
 
 
 class World:
-    """A proxy over a fake kernel."""
+    """A proxy over a fake kernel, with another driver of pods where one is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, pods: Driver | None = None) -> None:
         self.drivers = fake.kernel()
+        self.told: list[tuple[Owner, Note]] = []
+        drivers = [pods if pods and driver.name == "pods" else driver for driver in self.drivers]
         self.loop = Loop(
             config=Config(node_name="node-1", enable_ipv6=True),
             controllers=(CONTROLLER,),
-            drivers=tuple(Programmed(driver, period_s=1e9) for driver in self.drivers),
+            drivers=tuple(Programmed(driver, period_s=1e9) for driver in drivers),
             expected=(*KUBERNETES_KINDS, Link),
+            on_note=lambda owner, note: self.told.append((owner, note)),
         )
         self.take(*(Replace(kind, ()) for kind in (*KUBERNETES_KINDS, Link)))
 
@@ -192,3 +199,22 @@ def test_K13_a_node_that_moves_takes_its_node_ports_along() -> None:  # noqa: N8
     assert listens() == {"10.0.0.1", "fd00::1"}
     world.take(at("10.0.0.2", "fd00::2"))
     assert listens() == {"10.0.0.2", "fd00::2"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_direct_server_return_without_a_container_runtime_is_an_event_on_the_service(
+    family: Family, tmp_path: Path
+) -> None:
+    world = World(PodsDriver(Runtime(f"unix://{tmp_path}/none.sock")))
+    outside = {4: "203.0.113.7", 6: "2001:db8::7"}[family]
+    ports = (EndpointPort("", Protocol.TCP, 80),)
+    here = replace(part(0, family, 1), ports=ports, endpoints=(Endpoint(POD[family].format(1, 5), "node-1"),))
+    asking = replace(WEB, external_ips=(outside,), annotations={ANNOTATION: TUNNEL})
+    world.loop.config = replace(world.loop.config, strict_external_ip_validation=False)
+    world.take(Upsert(asking), Upsert(here))
+    ((owner, note),) = world.told
+    assert str(owner) == "proxy/service/default/web"
+    assert note.event
+    assert note.reason.startswith("not-programmed: ")
+    assert f"no container runtime on {tmp_path}/none.sock; set dsr.enabled in the chart" in note.reason
+    assert world.endpoints(family)  # the cluster IP is served all the same
