@@ -117,8 +117,16 @@ def plain(variant: str) -> str:
     return f"# {VARIANTS[variant]}\n" + _MADE + "---\n".join(parts)
 
 
+def rights() -> str:
+    """Return the account and role of an agent with every feature, for a cluster under test."""
+    found = values()
+    found["features"] = dict.fromkeys(found["features"], True)
+    return _MADE + "---\n".join(template(name, found).strip("\n") + "\n" for name in (*BASE, "role"))
+
+
 def files() -> Iterator[tuple[Path, str]]:
     """Yield every file that is made, with its content."""
+    yield ROOT.parent / "tests" / "e2e" / "rights.yaml", rights()
     yield CHART / "values.schema.json", json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
     for name in BASE:
         yield ROOT / "base" / f"{name}.yaml", _MADE + template(name, values())

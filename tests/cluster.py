@@ -34,7 +34,7 @@ P = ParamSpec("P")
 SCTP: Final = 132
 REFUSED, TIMED_OUT = 7, 28
 """Exit codes of curl."""
-_SETTLE_S: Final = 30.0
+_SETTLE_S: Final = 60.0
 _POLL_S: Final = 0.1
 _marks = itertools.count()
 

@@ -19,7 +19,7 @@ MARK = pytest.mark.lab(
     nodes=3,
     families="dual",
     subnets=2,
-    rights="manifests/all.yaml",
+    rights="tests/e2e/rights.yaml",
     agent_args=(
         "--bgp-holdtime=12s",  # a node that is gone is forgotten soon enough for a test
         "--bgp-graceful-restart",  # as every manifest says

@@ -21,6 +21,7 @@ from kuberouterpy.protocol import Protocol
 from kuberouterpy.store import Store
 from kuberouterpy.tracker import Tracker
 from proxy import controller, services
+from tests.cluster import eventually
 from tests.guest import Netns
 from tests.proxy.test_services import CONFIG, HOST, WEB
 
@@ -37,8 +38,8 @@ def _wanted(service: Service, slices: Sequence[EndpointSlice]) -> tuple[Object, 
 
 def test_A15_an_sctp_service_does_not_load_the_module_that_hosts_keep_out(netns: Netns) -> None:
     """IPVS, rules and sets only read packets; a proxy that guards its ports with sockets would load ``sctp``."""
-    if _loaded():  # by the socket of a test before this one
-        netns.run("modprobe", "-r", "sctp")
+    if _loaded():  # by a socket of a test before this one, which goes with its namespace, in the background
+        eventually(netns.run, "modprobe", "-r", "sctp")
     signal = replace(WEB, ports=(ServicePort("signal", Protocol.SCTP, 5060, 30060),))
     slices = [
         EndpointSlice(
