@@ -55,9 +55,10 @@ from kuberouterpy.drivers.vxlan import VxlanDriver
 from kuberouterpy.lane import Lane, LaneResult
 from kuberouterpy.log import configure
 from kuberouterpy.log import event as log_event
-from kuberouterpy.loop import Ask, Loop, Programmed
+from kuberouterpy.loop import Ask, Loop
 from kuberouterpy.metrics.scraper import Scraper
 from kuberouterpy.prepare import MODULES, load_modules, missing_modules
+from kuberouterpy.programmed import Programmed
 from kuberouterpy.recorder import Recorder
 from kuberouterpy.sources.conditions import NodeReporter
 from kuberouterpy.sources.events import EventRecorder, EventType, Occurrence

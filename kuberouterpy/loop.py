@@ -14,16 +14,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from kuberouterpy import __version__, guard
+from kuberouterpy import __version__, guard, losses, summary
 from kuberouterpy.cluster import (
     BestPath,
     Delete,
@@ -46,12 +45,9 @@ from kuberouterpy.controller import Controller
 from kuberouterpy.dataplane import (
     KIND_OF_KEY,
     KINDS,
-    CniConfig,
     FarEndKey,
     HealthCheck,
     Key,
-    LinkKey,
-    LocalAddress,
     LocalAddressKey,
     Neighbor,
     Note,
@@ -67,15 +63,15 @@ from kuberouterpy.dataplane import (
     Speaker,
     VirtualServer,
 )
-from kuberouterpy.dataplane import Link as DataplaneLink
 from kuberouterpy.drain import Departure, Drain
-from kuberouterpy.drivers import Driver, Expecting
+from kuberouterpy.drivers import Expecting
 from kuberouterpy.errors import DriverError, MissingModule
 from kuberouterpy.host import Host, describe
-from kuberouterpy.lane import Lane, LaneResult
+from kuberouterpy.lane import LaneResult
 from kuberouterpy.log import event as log_event
+from kuberouterpy.programmed import Programmed
 from kuberouterpy.recorder import Recorder
-from kuberouterpy.status import FailingKey, SourceStatus, Status
+from kuberouterpy.status import SourceStatus, Status
 from kuberouterpy.store import Change, Store
 from kuberouterpy.tally import Figures, Latency, Tally
 from kuberouterpy.text import kind_of, name_of
@@ -85,28 +81,14 @@ NEEDS: Final[Mapping[ObjectKind, Kind]] = {Route: BestPath, Neighbor: Passwords}
 """Objects of the first kind are never deleted before the second kind of fact has been listed: at start the kernel still
 holds the routes of our last life, and GoBGP may come later; and it holds sessions whose password we cannot read yet."""
 
-NETWORK: Final[tuple[ObjectKind, ...]] = (DataplaneLink, LocalAddress, CniConfig, Speaker, RoutePolicy, Neighbor, Path)
-"""What must stand before a node's pods have a network. Single routes may fail: they are of other nodes."""
-
 TOLD: Final[tuple[ObjectKind, ...]] = (HealthCheck, PodTunnel)
 """Objects whose failure is told to their owner by a note: whoever wrote the Service chose the port that is taken, or asked for
 tunnels into pods."""
-
-RELIST_S: Final = 1.0
-"""Wait before a driver is listed again after a failure; it doubles up to the resync period."""
-JITTER: Final = 0.1
-"""Part of a resync period that is random, so that nodes and drivers do not list in step."""
 
 AUDIT_S: Final = 30.0
 """After another hand was seen, its place is looked at again so soon."""
 PROGRAMS: Final[tuple[ObjectKind, ...]] = (VirtualServer, RealServer)
 """What must stand for a change of endpoints to count as programmed."""
-SCALED_AWAY: Final = "ToBeDeletedByClusterAutoscaler"
-"""Taint of a node that load balancers should leave (KEP-3836)."""
-
-_MOST: Final = 20
-"""A status names so many of a kind of trouble and counts the rest."""
-
 _log = logging.getLogger("kuberouterpy.loop")
 
 
@@ -118,39 +100,6 @@ class Ask(NamedTuple):
 
 
 Message = Event | LaneResult | Ask | None
-
-
-class Programmed:
-    """One driver with its place in the order, when to list it, and its lane if it has one."""
-
-    def __init__(self, driver: Driver, *, period_s: float, lane: Lane | None = None) -> None:
-        self.driver = driver
-        self.period_s = period_s
-        self.lane = lane
-        self.listed = False
-        """Has answered a listing since it (re)started; before that nothing is applied."""
-        self.list_at = 0.0
-        self.failures = 0
-        self.busy = 0
-        """Calls of the lane that have not come back."""
-        self.excused = False
-        """What the next listing lacks went with a link: the kernel's doing, no other hand's."""
-
-    @property
-    def name(self) -> str:
-        """The driver's name."""
-        return self.driver.name
-
-    def resync_in(self, now: float) -> None:
-        """Set the time of the next listing after one that worked."""
-        self.failures = 0
-        self.list_at = now + self.period_s * (1 + JITTER * random.random())
-
-    def relist_soon(self, now: float) -> None:
-        """List again soon after something failed; each further failure waits longer."""
-        wait = min(RELIST_S * 2.0**self.failures, self.period_s)
-        self.failures += 1
-        self.list_at = min(self.list_at, now + wait) if self.listed else now + wait
 
 
 class Loop:
@@ -327,11 +276,11 @@ class Loop:
     def _touch(self, change: Change) -> None:
         if self._recorder is not None:
             self._recorder.change(change)
-        if change.kind is Link and self._lost_something(change):
+        if change.kind is Link and losses.took_something(change, self.tracker):
             # Addresses, far ends and routes went with it, and the kernel tells of none of them.
             for key in (LocalAddressKey, FarEndKey, RouteKey):
                 self._restart_listing(key)
-        elif change.kind is Link and self._went_up_or_down(change):
+        elif change.kind is Link and losses.went_up_or_down(change):
             self._restart_listing(RouteKey)
         if change.kind is Link or (change.kind is Node and change.ref == Ref("", self.config.node_name)):
             self._host_dirty = True
@@ -354,21 +303,6 @@ class Loop:
             self._latency.gone(change.ref)
         elif not isinstance(before, EndpointSlice) or before.triggered != after.triggered:
             self._latency.changed(after, owners)
-
-    def _lost_something(self, change: Change) -> bool:
-        """Return whether a link of ours, or an address on one, is gone although we hold it to be there."""
-        name, after = change.ref.name, change.after
-        if after is None:
-            return self.tracker.actual(LinkKey(name)) is not None
-        before = change.before.addresses if isinstance(change.before, Link) else ()
-        gone = {*before}.difference(after.addresses if isinstance(after, Link) else ())
-        return any(self.tracker.actual(_address_key(name, text)) is not None for text in gone)
-
-    @staticmethod
-    def _went_up_or_down(change: Change) -> bool:
-        """Return whether a link's routes are gone, or can be again: the kernel drops them with the link, without a word."""
-        states = (one.up for one in (change.before, change.after) if isinstance(one, Link))
-        return len({*states}) == 2
 
     def _restart_listing(self, key: type) -> None:
         """List the driver of a kind of key in this step: the kernel has told of a change we did not make."""
@@ -495,7 +429,7 @@ class Loop:
             log_event(_log, level, what, kind=kind, key=name_of(drift.key), reason=drift.what)
             if self._recorder is not None:
                 self._recorder.saw(what, f"{drift.what} {kind} {name_of(drift.key)}")
-        for reason, message in drift_told(drifts) if blame else ():
+        for reason, message in summary.drift_told(drifts) if blame else ():
             self._on_trouble(reason, message)
 
     def _apply(self, now: float) -> int:
@@ -607,10 +541,6 @@ class Loop:
         if not self.tracker.unfinished():
             self._tally.last_step_wall = wall
 
-    def _eligible(self) -> bool:
-        node = self.store.nodes.get(Ref("", self.config.node_name))
-        return node is None or not (node.deleting or SCALED_AWAY in node.taints)
-
     def _count_failing(self, applied: int) -> None:
         if not self.tracker.failures():
             self._failing_steps = 0
@@ -638,7 +568,7 @@ class Loop:
             waiting_for=self.store.waiting_for,
             settled=settled,
             pending=self.tracker.unfinished() + busy + (0 if settled else 1),
-            failing=tuple(self._failing(now)),
+            failing=tuple(summary.failing(self.tracker, now)),
             failing_total=len(failures),
             failing_steps=self._failing_steps,
             objects=self.tracker.counts() if settled else {},
@@ -654,37 +584,19 @@ class Loop:
             drift_repaired=dict(self._drift),
             last_change_s=now - self._last_change[0] if self._last_change else None,
             last_took_ms=self._last_change[1] if self._last_change else 0.0,
-            bugs=tuple(f"{owner}: {bug}" for owner, bug in islice(self._bugs.items(), _MOST)),
-            contested=tuple(contested[:_MOST]),
+            bugs=tuple(f"{owner}: {bug}" for owner, bug in islice(self._bugs.items(), summary.MOST)),
+            contested=tuple(contested[: summary.MOST]),
             contested_total=len(contested),
             guard=self._guarded,
-            node_eligible=self._eligible(),
+            node_eligible=summary.is_eligible(self.store.nodes.get(Ref("", self.config.node_name))),
             settled_at=self.figures.last_step_wall,
-            network_up=settled and self._is_network_up(),
-            drain=self._drain_word(),
+            network_up=settled and self._hears_routes() and summary.network_stands(self.tracker),
+            drain=summary.drain_word(self.host.drain, self.tracker, busy=busy > 0),
         )
 
-    def _is_network_up(self) -> bool:
-        """Return whether pods of this node reach others: what the router wants stands, and what others announce is known."""
-        lanes = all(one.listed for one in self.drivers if Speaker in one.driver.kinds)
-        return lanes and BestPath in self._heard and not self.tracker.unfinished(NETWORK)
-
-    def _drain_word(self) -> str:
-        """Return ``serving``, ``leaving``, or ``gone`` once the paths have been withdrawn, too."""
-        withdrawn = not self.tracker.unfinished((Path,)) and not any(one.busy for one in self.drivers)
-        stage = self.host.drain
-        return Drain.LEAVING if stage is Drain.GONE and not withdrawn else stage
-
-    def _failing(self, now: float) -> Iterable[FailingKey]:
-        for key, failure in islice(self.tracker.failures().items(), _MOST):
-            owners = tuple(str(owner) for owner, _ in self.tracker.explain(key).wanted_by)
-            yield FailingKey(
-                f"{kind_of(key)} {name_of(key)}",
-                owners,
-                failure.error,
-                failure.attempt,
-                max(0.0, failure.retry_at - now),
-            )
+    def _hears_routes(self) -> bool:
+        """Return whether the speaker has answered, and what others announce is known."""
+        return BestPath in self._heard and all(one.listed for one in self.drivers if Speaker in one.driver.kinds)
 
     def _next(self, now: float) -> float:
         if self._host_dirty:  # a driver told something new about the host
@@ -695,21 +607,3 @@ class Loop:
             others = (self.tracker.next_deadline(), self._departure.deadline())
             deadlines += [one for one in others if one is not None]
         return min(deadlines)
-
-
-def drift_told(drifts: Sequence[Drift]) -> Iterator[tuple[str, str]]:
-    """Yield reason and message of what a person must know about drift: one message a kind, however many objects."""
-    for left, reason, what in ((False, "Drift", "put back"), (True, "Contested", "left alone for ten minutes")):
-        kinds: dict[str, list[Drift]] = {}
-        for drift in drifts:
-            if drift.left is left:
-                kinds.setdefault(kind_of(drift.key), []).append(drift)
-        for kind, some in kinds.items():
-            first = some[0]
-            more = f" and {len(some) - 1} more" if len(some) > 1 else ""
-            yield reason, f"another hand changed {kind} {name_of(first.key)} ({first.what}){more}; {what}"
-
-
-def _address_key(link: str, text: str) -> LocalAddressKey:
-    address, _, prefix = text.partition("/")
-    return LocalAddressKey(link, address, int(prefix))

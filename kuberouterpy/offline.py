@@ -25,7 +25,8 @@ from kuberouterpy.dataplane import KINDS, Key, Object, ObjectKind, Op
 from kuberouterpy.drivers import Driver
 from kuberouterpy.errors import ConfigError, DriverError, SourceError
 from kuberouterpy.family import IPV4, IPV6, Family, family_of
-from kuberouterpy.loop import Loop, Programmed
+from kuberouterpy.loop import Loop
+from kuberouterpy.programmed import Programmed
 from kuberouterpy.sources.decode import decode
 from kuberouterpy.sources.netlink import NetlinkSource
 from kuberouterpy.wiring import controllers

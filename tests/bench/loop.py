@@ -42,7 +42,8 @@ from kuberouterpy.dataplane import KINDS, Key, Object, Op
 from kuberouterpy.errors import DriverError
 from kuberouterpy.family import IPV4
 from kuberouterpy.labels import Operator, PodSelector, Selector, Term
-from kuberouterpy.loop import Loop, Programmed
+from kuberouterpy.loop import Loop
+from kuberouterpy.programmed import Programmed
 from kuberouterpy.protocol import Protocol
 from proxy import CONTROLLER as PROXY
 from routing import CONTROLLER as ROUTING

@@ -37,8 +37,9 @@ from kuberouterpy.drivers.ipvs_table import Counters, Table, Virtual
 from kuberouterpy.drivers.readings import Readings
 from kuberouterpy.exposition import text
 from kuberouterpy.family import IPV4
-from kuberouterpy.loop import Loop, Programmed
+from kuberouterpy.loop import Loop
 from kuberouterpy.metrics import Names, Scrape, metrics, names
+from kuberouterpy.programmed import Programmed
 from kuberouterpy.protocol import Protocol
 from kuberouterpy.recorder import Recorder, exported
 from proxy import CONTROLLER as PROXY

@@ -12,7 +12,8 @@ from kuberouterpy.config import Config
 from kuberouterpy.dataplane import Path
 from kuberouterpy.drain import GRACEFUL_SHUTDOWN, Departure, Drain, asked_to_leave
 from kuberouterpy.drivers import fake
-from kuberouterpy.loop import Loop, Programmed
+from kuberouterpy.loop import Loop
+from kuberouterpy.programmed import Programmed
 from kuberouterpy.status import Status
 from routing import CONTROLLER
 

@@ -9,7 +9,8 @@ from kuberouterpy.dataplane import Flows, LocalAddress, LocalAddressKey, RealSer
 from kuberouterpy.drivers import fake
 from kuberouterpy.family import FAMILIES, IPV4
 from kuberouterpy.guard import excess
-from kuberouterpy.loop import Loop, Programmed
+from kuberouterpy.loop import Loop
+from kuberouterpy.programmed import Programmed
 from kuberouterpy.protocol import Protocol
 from proxy import CONTROLLER as PROXY
 

@@ -58,7 +58,8 @@ from kuberouterpy.errors import DriverError
 from kuberouterpy.family import IPV4
 from kuberouterpy.host import Host
 from kuberouterpy.lane import LaneResult
-from kuberouterpy.loop import Ask, Loop, Programmed
+from kuberouterpy.loop import Ask, Loop
+from kuberouterpy.programmed import Programmed
 from kuberouterpy.protocol import Protocol
 from kuberouterpy.store import Store
 from proxy import CONTROLLER as PROXY

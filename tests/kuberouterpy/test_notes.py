@@ -27,7 +27,8 @@ from kuberouterpy.dataplane import HealthCheck, HealthCheckKey, Note, Op, Owner,
 from kuberouterpy.drivers import fake
 from kuberouterpy.errors import DriverError, MissingModule
 from kuberouterpy.family import FAMILIES, IPV4, IPV6, Family
-from kuberouterpy.loop import Loop, Programmed
+from kuberouterpy.loop import Loop
+from kuberouterpy.programmed import Programmed
 from kuberouterpy.protocol import Protocol
 from proxy import CONTROLLER as PROXY
 

@@ -24,7 +24,8 @@ from kuberouterpy.config import Config
 from kuberouterpy.dataplane import RealServerKey, VirtualServerKey
 from kuberouterpy.drivers import fake
 from kuberouterpy.family import FAMILIES, IPV4, IPV6, Family
-from kuberouterpy.loop import Loop, Programmed
+from kuberouterpy.loop import Loop
+from kuberouterpy.programmed import Programmed
 from kuberouterpy.protocol import Protocol
 from kuberouterpy.tally import PROGRAMMING_BOUNDS, unix
 from proxy import CONTROLLER as PROXY

@@ -156,7 +156,8 @@ class Agent:
         from kuberouterpy.drivers.ipvs import IpvsDriver
         from kuberouterpy.drivers.links import LinksDriver
         from kuberouterpy.drivers.sysctl import SysctlDriver
-        from kuberouterpy.loop import Loop, Programmed
+        from kuberouterpy.loop import Loop
+        from kuberouterpy.programmed import Programmed
         from kuberouterpy.sources.socket import SocketSource
 
         config = parse({

@@ -11,7 +11,8 @@ from kuberouterpy.cluster import Record
 from kuberouterpy.dataplane import Chain, ChainKey, Object, Set, SetKey, Table, VirtualServer, VirtualServerKey
 from kuberouterpy.drivers import fake
 from kuberouterpy.family import IPV4, IPV6
-from kuberouterpy.loop import Loop, Programmed
+from kuberouterpy.loop import Loop
+from kuberouterpy.programmed import Programmed
 from kuberouterpy.protocol import Protocol
 from kuberouterpy.text import name_of
 from tests.properties.test_firewall import clusters

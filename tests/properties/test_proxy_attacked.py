@@ -16,7 +16,8 @@ from kuberouterpy.cluster import KUBERNETES_KINDS, Event, Link, Replace, Service
 from kuberouterpy.dataplane import Key, Object, Op, Sysctl
 from kuberouterpy.drivers import fake
 from kuberouterpy.family import FAMILIES, Family
-from kuberouterpy.loop import Loop, Programmed
+from kuberouterpy.loop import Loop
+from kuberouterpy.programmed import Programmed
 from kuberouterpy.text import name_of
 from proxy import CONTROLLER
 from tests.properties import test_proxy as universe

@@ -31,7 +31,8 @@ from kuberouterpy.dataplane import Note, Owner, RealServer, VirtualServerKey
 from kuberouterpy.drivers import Driver, fake
 from kuberouterpy.drivers.pods import PodsDriver
 from kuberouterpy.family import FAMILIES, IPV4, Family
-from kuberouterpy.loop import Loop, Programmed
+from kuberouterpy.loop import Loop
+from kuberouterpy.programmed import Programmed
 from kuberouterpy.protocol import Protocol
 from kuberouterpy.sources.decode import decode
 from proxy import CONTROLLER

@@ -30,7 +30,8 @@ from kuberouterpy.cluster import KUBERNETES_KINDS, BestPath, Delete, Event, Kind
 from kuberouterpy.config import Config
 from kuberouterpy.controller import Controller
 from kuberouterpy.drivers import fake
-from kuberouterpy.loop import Loop, Programmed
+from kuberouterpy.loop import Loop
+from kuberouterpy.programmed import Programmed
 from kuberouterpy.sources.decode import decode
 from kuberouterpy.text import lines, op_line
 

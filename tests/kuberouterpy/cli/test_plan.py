@@ -15,7 +15,8 @@ from kuberouterpy.config import Config
 from kuberouterpy.dataplane import VirtualServerKey
 from kuberouterpy.drivers import fake
 from kuberouterpy.errors import ConfigError
-from kuberouterpy.loop import Loop, Programmed
+from kuberouterpy.loop import Loop
+from kuberouterpy.programmed import Programmed
 from kuberouterpy.wiring import controllers
 
 WORLD = """\

@@ -28,9 +28,10 @@ from kuberouterpy.drivers.ipvs_table import Counters, Real, Table, Virtual
 from kuberouterpy.drivers.readings import Readings
 from kuberouterpy.family import FAMILIES, IPV4, IPV6
 from kuberouterpy.labels import EVERYTHING, PodSelector
-from kuberouterpy.loop import Loop, Programmed
+from kuberouterpy.loop import Loop
 from kuberouterpy.metrics import PREFIX, Names, names
 from kuberouterpy.metrics.scraper import Scraper
+from kuberouterpy.programmed import Programmed
 from kuberouterpy.protocol import Protocol
 from kuberouterpy.sources.gobgp import NeighborState
 from proxy import CONTROLLER as PROXY
