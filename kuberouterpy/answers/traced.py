@@ -23,7 +23,7 @@ from kuberouterpy.family import Family, family_of
 from kuberouterpy.host import pod_cidrs_of
 from kuberouterpy.loop import Loop
 from kuberouterpy.text import kind_of, name_of
-from kuberouterpy.tracing import Fate, Hop, Packet, Place, Way, walk
+from kuberouterpy.tracing import LOOPBACK, Fate, Hop, Packet, Place, Way, walk
 from kuberouterpy.tracing.rules import judge
 
 _WORDS: Final = {
@@ -184,7 +184,7 @@ def _way(loop: Loop, places: Map, client: End, server: End, legs: _Legs) -> WayV
     hops = tuple(_view(places, hop) for _, one in legs for hop in one.hops)
     verdict = _WORDS[way.fate]
     back: tuple[HopView, ...] = ()
-    if way.fate in {Fate.POD, Fate.HOST, Fate.AWAY}:
+    if way.fate in {Fate.POD, Fate.HOST, Fate.AWAY} and way.hops[-1].stage != LOOPBACK:
         answer = list(_back(client, server, legs))
         back = tuple(_view(places, hop) for hop, _ in answer)
         lost = next((fate for _, fate in answer if fate is not None), None)

@@ -11,7 +11,7 @@ here understands is a doubt, told with the result, never a guess in silence.
 from __future__ import annotations
 
 from kuberouterpy.tracing.rules import Packet, Verdict
-from kuberouterpy.tracing.walk import Fate, Hop, Place, Way, walk
+from kuberouterpy.tracing.walk import LOOPBACK, Fate, Hop, Place, Way, walk
 from kuberouterpy.tracing.world import World
 
-__all__ = ["Fate", "Hop", "Packet", "Place", "Verdict", "Way", "World", "walk"]
+__all__ = ["LOOPBACK", "Fate", "Hop", "Packet", "Place", "Verdict", "Way", "World", "walk"]

@@ -46,6 +46,10 @@ class Fate(StrEnum):
     """It finds no way on."""
 
 
+LOOPBACK: Final = "loopback"
+"""Stage of what happens inside a pod only: nothing outside sees it, nor its answer."""
+
+
 class Hop(Struct, frozen=True):
     """One thing that happens to the packet."""
 
@@ -101,6 +105,9 @@ def walk(place: Place, packet: Packet, *, origin: str) -> list[Way]:
 
     ``origin``: ``pod`` (of this node), ``outside`` or ``node`` (a process of this node).
     """
+    if origin == "pod" and packet.source == packet.destination:
+        hop = Hop(place.node, LOOPBACK, "an address of the pod itself: the packet never leaves it")
+        return [Way([hop], Fate.POD, packet)]
     walker = _Walker(place, [], [])
     return list(walker.from_node(packet) if origin == "node" else walker.arriving(packet, pod=origin == "pod"))
 

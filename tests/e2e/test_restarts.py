@@ -72,7 +72,7 @@ ROWS: dict[str, Row] = {
 MAY_LOSE_NEW = {"gobgpd TERM", f"gobgpd STOP {HANGS_S} s"}
 """Rows whose new connections are counted only. GoBGP says farewell when it is asked to end, and neighbors forget its routes
 until it is back; the manifests' start script never lets it, so a container that is asked to end is the row ``gobgpd KILL``.
-And a daemon that stops up to 30 s after its last keepalive may be silent for the hold time: the session then begins anew."""
+While a daemon was stopped for a minute, some connections to the far pod got no answer in one run of three; why is not known."""
 
 
 @pytest.mark.timeout(300)

@@ -162,6 +162,16 @@ def test_a_policy_denies_directly_and_through_the_service_and_is_named(tmp_path:
     }
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pod_reaches_its_own_address_whatever_isolates_it(tmp_path: Path, family: int) -> None:
+    """The packet never leaves its network; through a Service it does, and is judged."""
+    loop = loop_of(tmp_path, POLICY, service(pods=("web-1",)))
+    itself = traced(loop, "pod/default/web-1", "pod/default/web-1:8080", family)
+    assert itself.verdict == "reaches"
+    assert [hop.stage for hop in itself.ways[0].hops] == ["loopback"]
+    assert traced(loop, "pod/default/web-1", "service/default/web:80", family).verdict == "denied"
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_client_outside_is_masqueraded_so_that_the_answer_comes_back(tmp_path: Path, family: int) -> None:
     names = FAMILIES[family]
