@@ -8,6 +8,8 @@ import shlex
 import sys
 from collections.abc import Iterable
 
+import pytest
+
 from kuberouterpy.family import family_of
 from tests.cluster import Lab, Place, eventually, url
 from tests.e2e.conftest import Make, Pods, Serve, vip, vip_urls
@@ -74,6 +76,7 @@ def ours(node: Place, words: str) -> str:
     return node.run(script, timeout_s=90)
 
 
+@pytest.mark.timeout(300)  # a repair may have to wait for the audit: 30 s
 def test_an_agent_is_seen_from_all_sides(lab: Lab, shared: Pods, serve: Serve, make: Make) -> None:
     """One test, because each step needs what the steps before it did to the node."""
     node = lab.node(NODE)

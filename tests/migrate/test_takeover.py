@@ -165,17 +165,13 @@ class Agent:
             "enable-ipv6": "true", "hostname-override": "node-1",
             "service-cluster-ip-range": "10.96.0.0/16,fd00:96::/112",
         })  # fmt: skip
-        self.drivers = [
-            SysctlDriver(),
-            LinksDriver(dummy=True, tunnels=False),
-            IpsetDriver(),
-            IptablesDriver(config.families),
-            IpvsDriver(lambda key: wiring.is_ours(self.loop, key)),
-        ]
+        self._links = LinksDriver(dummy=True, tunnels=False)
+        self._ipvs = IpvsDriver(lambda key: wiring.is_ours(self.loop, key))
+        drivers = (SysctlDriver(), self._links, IpsetDriver(), IptablesDriver(config.families), self._ipvs)
         self.loop = Loop(
             config=config,
             controllers=tuple(wiring.controllers(config)),
-            drivers=[Programmed(driver, period_s=1e9) for driver in self.drivers],
+            drivers=[Programmed(driver, period_s=1e9) for driver in drivers],
             expected=(*KUBERNETES_KINDS, Link),
         )
         for event in offline.events(offline.read([path]), offline.links_here()):
@@ -193,6 +189,8 @@ class Agent:
     def stop(self) -> None:
         """End the agent; what it programmed stays."""
         self._source.stop()
+        self._links.close()
+        self._ipvs.close()
 
     def wanted(self) -> dict[Any, Any]:
         """Return the virtual servers it wants."""
