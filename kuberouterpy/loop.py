@@ -7,6 +7,9 @@ in a thread of its own and answers by an event, so that a hung sidecar never del
 
 Nothing is listed or written before every expected kind of fact has been listed once. Nothing is deleted on incomplete
 knowledge: :data:`NEEDS` names the facts without which a kind is never deleted.
+
+The file is long because one class holds all that outlives a step, and each of its parts (in, recompute, out, tell) reads and
+writes it. What can be said without that state is a function elsewhere: :mod:`kuberouterpy.losses`, ``guard``, ``summary``.
 """
 
 from __future__ import annotations
