@@ -26,8 +26,10 @@ from tests.e2e.test_services import EVERYONE, WEB, covers
 PREFIX = "kube-router.io/"
 VIPS = ("203.0.113.77", "2001:db8:cb::77")
 COMMUNITY = "(65000,7)"
-HANGS_S = 8
-"""Two thirds of these labs' hold time, as a minute is of the default's 90 s."""
+HANGS_S = 5
+"""Well within these labs' hold time."""
+FORGOTTEN_S = 8.0
+"""From here on a neighbor may find it silent for the hold time."""
 
 
 Annotate = Callable[..., None]
@@ -214,10 +216,12 @@ def test_a_gobgp_that_hangs_delays_no_service_and_costs_no_connection(
                 same_routes(lab)
         finally:
             os.kill(pid, signal.SIGCONT)
+            hung_s = time.monotonic() - stopped
         eventually(meshed, lab)
-    record_property("figure", f"hung for {HANGS_S} s, {flow.asked} connections, {len(flow.lost)} lost")
+    record_property("figure", f"hung for {hung_s:.0f} s, {flow.asked} connections, {len(flow.lost)} lost")
     assert flow.asked > len(targets)
-    assert flow.lost == []
+    # Silent for the hold time (12 s, a keepalive each 4 s), a node is forgotten: a busy machine may take that long to look.
+    assert hung_s >= FORGOTTEN_S or flow.lost == []
 
 
 def _unreachable() -> None:

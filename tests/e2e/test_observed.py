@@ -11,9 +11,21 @@ from collections.abc import Iterable
 import pytest
 
 from kuberouterpy.family import family_of
+from kuberouterpy.lab.client import PODS
 from tests.cluster import Lab, Place, eventually, url
 from tests.e2e.conftest import Make, Pods, Serve, vip, vip_urls
-from tests.e2e.objects import EVENTS, HTTP, NAMESPACE, NETWORK_POLICIES, by_pod, policy, port, service
+from tests.e2e.objects import (
+    EVENTS,
+    HTTP,
+    NAMESPACE,
+    NETWORK_POLICIES,
+    SHARED_PORTS,
+    by_pod,
+    pod,
+    policy,
+    port,
+    service,
+)
 from tests.e2e.test_services import EVERYONE, WEB, covers
 from tests.kuberouterpy.metrics.test_monitoring import RULES, expressions, used
 from tests.kuberouterpy.test_exposition import lint
@@ -82,6 +94,9 @@ def test_an_agent_is_seen_from_all_sides(lab: Lab, shared: Pods, serve: Serve, m
     node = lab.node(NODE)
     seen = serve(service("seen", [port(80, "http")], WEB))
     make(NETWORK_POLICIES, policy("lonely", {"name": "guest"}, ingress=[{"from": [by_pod(name="green")]}]))
+    # Programming counts from what changed after the agent began, and a test before this one may have started it anew.
+    make(PODS, pod("timed", NODE, labels={"name": "timed"}, ports=SHARED_PORTS))
+    serve(service("timed", [port(80, "http")], {"name": "timed"}))
     addresses = [vip(seen, family) for family in lab.families]
     # The guest's own connections are counted; those to it are denied, and that is counted, too.
     eventually(covers, shared["guest"], vip_urls(lab, seen), EVERYONE)
